@@ -37,7 +37,8 @@ struct rl_bitmap {
 	uint64_t *stripe; /* level 1, atomic */
 	uint64_t *top;    /* level 2, atomic */
 	uint64_t n_page_words, n_stripe_words, n_top_words;
-	uint64_t count; /* atomic: bits set in level 0 */
+	uint8_t pad[64]; /* every core reads what is above and writes what is below */
+	uint64_t count;  /* atomic: never less than the bits set in level 0 */
 };
 
 /* A lane's place in the bitmap; the scan goes round so that no page waits for ever. */
@@ -64,15 +65,15 @@ uint64_t rl_bitmap_merge(struct rl_bitmap *bm, uint64_t first, const uint64_t *b
 
 bool rl_bitmap_test(const struct rl_bitmap *bm, uint64_t page);
 
-/** Bits set now; exact when nobody sets or takes meanwhile. [any] */
+/** Bits set now; never too few, and exact when nobody sets or takes meanwhile. [any] */
 uint64_t rl_bitmap_count(const struct rl_bitmap *bm);
 
 void rl_cursor_init(struct rl_cursor *cur, uint32_t lane, uint32_t n_lanes);
 
 /**
  * Take (find and clear) the next run of at most @max consecutive set pages of the cursor's lane, from
- * the cursor on and round once. A run never leaves its stripe. Returns false when the lane has none.
- * [owner]
+ * the cursor on and round once. A run never leaves its stripe. Returns false when the lane has none;
+ * that is exact: every set that returned before this call began has been seen. [owner]
  */
 bool rl_bitmap_take_run(struct rl_bitmap *bm, struct rl_cursor *cur, uint32_t max,
 			struct rl_run *run);

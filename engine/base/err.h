@@ -20,7 +20,7 @@ struct rl_err {
 int rl_err_set(struct rl_err *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/** Put "what: " in front of the text that is there. Returns err's code. */
+/** Put "what: " in front of the text that is there; @err is not NULL. Returns err's code. */
 int rl_err_prefix(struct rl_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif /* RL_BASE_ERR_H */

@@ -6,7 +6,8 @@
  * One line per event to stderr: "LEVEL  text". Never called from a worker's turn.
  *
  * Threads: [any]; a line is one write(2).
- * Errors:  none; a line that cannot be written is dropped.
+ * Errors:  none; a line that cannot be written is dropped, one that is too long is cut. Control characters
+ *          in the text become '?', so that no text can forge a line.
  *
  * ERROR ends a migration or the daemon, WARN degrades it, INFO once per phase, DEBUG for developers.
  */

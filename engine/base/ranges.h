@@ -9,7 +9,7 @@
  *
  * Threads: the owner's. Memory: caller's array, fixed capacity.
  * Errors:  when full, the lowest range is forgotten (its packets count as lost at the sender and are
- *          sent again; nothing breaks).
+ *          sent again; nothing breaks). UINT64_MAX cannot be held and always counts as there already.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,7 +23,7 @@ struct rl_range {
 
 struct rl_ranges {
 	uint32_t n;
-	uint64_t dropped; /* ranges forgotten because the set was full */
+	uint64_t dropped;                 /* ranges forgotten because the set was full */
 	struct rl_range r[RL_RANGES_MAX]; /* ascending, disjoint, not touching */
 };
 
