@@ -15,15 +15,15 @@
  *  end-16  tag (crypto/packet.h)
  *
  * Every record starts with {u8 type, u8 flags = 0, u16 length of the whole record}; the length is a
- * multiple of 8 for all but RAW. Little-endian throughout.
+ * multiple of 8 for all but RAW, so a record may start at any offset. Little-endian throughout; fields
+ * written as 0 here are checked.
  *
  *   RAW   (1) 16 + n: u16 version, u16 offset in page, u64 gpn, n bytes (1..4096, within the page)
  *   ZERO  (2) 24: u16 version, u16 0, u64 gpn, u32 count (>= 1), u32 0
  *   ACK   (3) 32 + 8k: u16 k (>= 1), u16 0, u64 largest, u32 ack delay in us, u32 credit in packets,
- *             u64 echo: packet number (in this direction's sense: of the acknowledged direction)
- *             below which the receiver forgot everything, then k pairs
- *             {u32 packets not received, u32 packets received}: downwards from `largest`; the first
- *             pair's gap is 0
+ *             u64 floor: the packet number below which the receiver forgot everything, then k pairs
+ *             {u32 packets not received, u32 packets received (>= 1)}: downwards from `largest`; the
+ *             gap is 0 in the first pair and >= 1 in the others. k <= 64
  *   FLOOR (4) 16: u32 0, u64 packet number: the sender no longer waits for anything below it
  *   PROBE (5) 8: u32 0. Asks for an ACK (together with ack-now); carries nothing
  *
@@ -128,9 +128,10 @@ rl_packer_room_raw(const struct rl_packer *pk)
 	return left > RL_WIRE_RAW_BYTES ? left - RL_WIRE_RAW_BYTES : 0;
 }
 
-/* Each returns false, and changes nothing, when the record does not fit. */
+/* Each returns false, and changes nothing, when the record does not fit; an ACK loses the (oldest) pairs
+ * that don't fit, one must. */
 bool rl_pack_zero(struct rl_packer *pk, uint64_t gpn, uint16_t version, uint32_t count);
-bool rl_pack_ack(struct rl_packer *pk, const struct rl_ack *ack); /* drops pairs that don't fit; >= 1 must */
+bool rl_pack_ack(struct rl_packer *pk, const struct rl_ack *ack);
 bool rl_pack_floor(struct rl_packer *pk, uint64_t pn);
 bool rl_pack_probe(struct rl_packer *pk);
 
