@@ -20,19 +20,19 @@
 #define RL_ACK_DELAY_NS 250000ull
 
 struct rl_receiver_stats {
-	uint64_t packets;    /* new ones */
+	uint64_t packets; /* new ones */
 	uint64_t duplicates;
-	uint64_t stale;      /* below the floor */
-	uint64_t acks;       /* ACKs built */
+	uint64_t stale; /* below the floor */
+	uint64_t acks;  /* ACKs built */
 };
 
 struct rl_receiver {
 	struct rl_ranges got;
-	uint64_t floor;         /* everything below was forgotten */
-	uint64_t largest;       /* valid when got.n > 0 */
-	uint64_t largest_ns;    /* when `largest` arrived */
+	uint64_t floor;      /* everything below was forgotten */
+	uint64_t largest;    /* valid when got.n > 0 */
+	uint64_t largest_ns; /* when `largest` arrived */
 	uint64_t first_unacked_ns;
-	uint32_t unacked;       /* packets added since the last ACK */
+	uint32_t unacked; /* packets added since the last ACK */
 	bool ack_now;
 	struct rl_receiver_stats st;
 };

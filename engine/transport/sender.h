@@ -9,9 +9,9 @@
  * A packet number is used once. Loss, refusal by the NIC and a new write are one operation: the pages go
  * to the `lost` callback, which makes them pending again.
  *
- * Source: RFC 9002 (loss detection, RTT, PTO), with a granularity of 100 us instead of 1 ms and a packet
- * threshold that grows when a loss proves spurious (as RFC 8985's reordering window does). The window:
- * transport/window.h.
+ * Source: RFC 9002 (loss detection, RTT, PTO), with a granularity of 100 us instead of 1 ms, a PTO between
+ * 1 ms and 1 s, and thresholds (packets and time) that grow when a loss proves spurious, as RFC 8985's
+ * reordering window does. The window: transport/window.h.
  *
  * How to send, per packet: rl_sender_begin(); rl_sender_carry() for each run of pages; then
  * rl_sender_commit(). After the burst: rl_sender_refused(n) for the tail that the NIC did not take.
@@ -29,21 +29,23 @@
 #define RL_SENDER_MAX_RUNS 512u /* runs of pages that one packet may carry */
 
 /* As transport/ knows no wire format, the caller hands an ACK over in this form. */
+struct rl_acked_range {
+	uint64_t start, end; /* half-open */
+};
+
 struct rl_acked {
 	uint64_t largest;
-	uint64_t floor; /* the receiver remembers nothing below: not evidence of loss, just unknown */
+	uint64_t floor; /* the receiver remembers nothing below: that is no evidence of loss */
 	uint64_t delay_ns;
 	uint32_t credit;
 	uint32_t n;
-	const struct rl_acked_range {
-		uint64_t start, end; /* half-open, descending order, disjoint */
-	} *range;
+	const struct rl_acked_range *range; /* descending order, disjoint */
 };
 
 struct rl_sender_stats {
 	uint64_t packets;     /* committed */
 	uint64_t bytes;       /* committed, whole datagrams as given to commit */
-	uint64_t acked;       /* packets */
+	uint64_t acked;       /* packets: packets = acked + lost + refused + in_flight */
 	uint64_t lost;        /* packets declared lost */
 	uint64_t spurious;    /* of these, acknowledged later */
 	uint64_t refused;     /* packets the NIC did not take */
@@ -68,17 +70,18 @@ struct rl_sender {
 
 	/* owner's state */
 	uint64_t next_pn;
-	uint64_t oldest_pn;     /* lowest number not yet acknowledged or lost */
+	uint64_t oldest_pn; /* lowest number not yet acknowledged or lost */
 	uint64_t runs_head, runs_tail;
 	uint64_t largest_acked; /* UINT64_MAX: none yet */
+	uint64_t lost_end;      /* one above the highest number declared lost; 0: none */
 	uint64_t latest_rtt_ns, srtt_ns, rttvar_ns, min_rtt_ns;
 	uint64_t max_ack_delay_ns;
-	uint64_t loss_time_ns;     /* when the next packet times out by the time threshold; 0: none */
-	uint64_t last_tx_ns;       /* of the last ack-eliciting packet */
+	uint64_t loss_time_ns; /* when the next packet times out by the time threshold; 0: none */
+	uint64_t last_tx_ns;   /* of the last ack-eliciting packet */
 	uint32_t pto_count;
 	uint32_t packet_threshold;
 	uint32_t in_flight;
-	uint32_t building_runs;    /* runs carried by the packet being built */
+	uint32_t building_runs; /* runs carried by the packet being built */
 	struct rl_window window;
 	struct rl_sender_stats st;
 };
@@ -86,7 +89,7 @@ struct rl_sender {
 struct rl_sender_opts {
 	uint32_t map_packets; /* 0: 65536 */
 	uint32_t map_runs;    /* 0: 262144 */
-	uint32_t credit;      /* packets in flight before the first ACK tells the receiver's credit */
+	uint32_t credit; /* packets in flight before the first ACK tells the receiver's credit */
 	void (*lost)(void *ctx, const struct rl_run *run);
 	void *lost_ctx;
 };
