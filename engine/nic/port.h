@@ -11,6 +11,8 @@
 #include "nic/nic.h"
 #include "base/rand.h"
 
+#define RL_NIC_MIN_MTU 1280u /* what IPv6 needs (RFC 8200 §5) */
+
 struct rl_nic_ops {
 	const char *scheme; /* "dpdk" in "dpdk:…" */
 	/** @rest: the URI behind the colon. Sets nic->info and nic->priv. */
