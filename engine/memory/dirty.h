@@ -15,13 +15,15 @@
  * rl_dirty_fill() counts them without harvesting. A ring that is half full starts a collection by itself.
  *
  * Overflow (DESIGN rule 2; Linux loses entries when a vCPU pushes past its ring, seen with emulated guests):
- * all N entries dirty at once. Then every slot is set pending, the ring is reset, and the place where KVM goes
- * on is found again by its next entry (the gap is filled with RESET entries).
+ * all N entries dirty at once. Then the ring is reset, and the place where KVM goes on is found again by its
+ * next entry (the gap is filled with RESET entries). A page whose entry was lost stays writable, and KVM says
+ * nothing of it any more. So from then on every collection sets all guest RAM that holds data pending, until
+ * the log was stopped and started again, which protects all pages: rl_dirty_relogged().
  *
  * Slots may be deleted and re-added meanwhile: rl_dirty_turn() answers the drain handshake of
  * ramlift/vmm.h, harvesting with the old table first.
  *
- * Threads: open/close [control]; all else by the one worker that owns it. `st` is read by [any].
+ * Threads: open/close/relogged [control]; all else by the one worker that owns it. `st` is read by [any].
  * Units:   entries, pages, ns.
  * Errors:  open: -EINVAL, -EPROTO (the VMM's numbers don't fit), -ENOMEM. Later failures set `error` (an
  *          -errno from the VMM's reset, or -EPROTO for garbage in shared memory) and stop collecting.
@@ -34,34 +36,35 @@
 #include "memory/ram.h"
 
 struct rl_dirty_ring_opts {
-	int fd;           /* borrowed */
-	uint64_t offset;  /* bytes */
-	uint32_t entries; /* power of two, 1024..65536 */
+	int fd;          /* borrowed */
+	uint64_t offset; /* bytes */
+	uint32_t
+		entries; /* power of two, 2048..65536; 1024 could overflow by all of itself, beyond repair */
 };
 
 struct rl_dirty_opts {
 	bool bitmap;      /* KVM's bitmap instead of rings */
-	uint32_t n_rings;
+	uint32_t n_rings; /* 0 with the bitmap */
 	const struct rl_dirty_ring_opts *ring;
-	int shared_fd;    /* borrowed; struct rl_vmm_shared */
+	int shared_fd; /* borrowed; struct rl_vmm_shared */
 	uint64_t shared_size;
-	int doorbell_fd;  /* borrowed; eventfd */
-	const struct rl_ram *ram;   /* outlives the dirty source */
-	struct rl_bitmap *pending;  /* likewise; by page */
+	int doorbell_fd;           /* borrowed; eventfd */
+	const struct rl_ram *ram;  /* outlives the dirty source */
+	struct rl_bitmap *pending; /* likewise; by page */
 };
 
 struct rl_dirty_stats {
-	uint64_t entries;      /* taken from rings, or bits from bitmaps */
-	uint64_t pages;        /* of these, newly pending (the rest were pending already) */
-	uint64_t collections;  /* finished */
-	uint64_t pressure;     /* of these, started because a ring was half full */
-	uint64_t drains;       /* for deleted slots */
-	uint64_t reset_ns;     /* waiting for the doorbell */
-	uint64_t harvest_ns;   /* in rl_dirty_turn(), harvesting and publishing */
+	uint64_t entries;     /* taken from rings, or bits from bitmaps */
+	uint64_t pages;       /* of these, newly pending (the rest were pending already) */
+	uint64_t collections; /* finished */
+	uint64_t pressure;    /* of these, started by a ring: half full, or its place found again */
+	uint64_t drains;      /* for deleted slots */
+	uint64_t reset_ns;    /* waiting for the doorbell */
+	uint64_t harvest_ns;  /* in rl_dirty_turn(), harvesting and publishing */
 	uint64_t overflows;
 	uint64_t unknown_slot; /* entries whose slot the table doesn't have */
 	uint64_t out_of_slot;  /* entries outside their slot or guest RAM */
-	uint64_t max_fill;     /* most entries found in one ring */
+	uint64_t max_fill;     /* most entries taken from one ring in one collection */
 };
 
 struct rl_dirty; /* opaque */
@@ -72,15 +75,23 @@ void rl_dirty_close(struct rl_dirty *d);
 /** Begin a collection, unless one is under way. */
 void rl_dirty_collect(struct rl_dirty *d, uint64_t now_ns);
 
-/** Move along; never blocks (one eventfd write per collection). Returns true when a collection has just
- * finished: its pages are pending. */
+/** Move along, a few thousand entries at a time; never blocks (one eventfd write per collection; after an
+ * overflow, lseek). Returns true when a collection has just finished: its pages are pending. */
 bool rl_dirty_turn(struct rl_dirty *d, uint64_t now_ns);
+
+/**
+ * The VMM has stopped and started the log again (LOG_STOP, LOG_START) after @overflows overflows had been seen
+ * in the statistics. The next collection sets everything pending once more, further ones only what was
+ * written. [control]
+ */
+void rl_dirty_relogged(struct rl_dirty *d, uint64_t overflows);
 
 /** Is a collection under way? */
 bool rl_dirty_busy(const struct rl_dirty *d);
 
 /** Entries waiting in the rings: at least the number of pages a collection would find. Costs O(rings * log
- * entries). Always 0 with the bitmap backend. */
+ * entries). An estimate for a ring whose place is not known (less than 1/64 of it may be missed). Always 0 with
+ * the bitmap backend. */
 uint64_t rl_dirty_fill(const struct rl_dirty *d);
 
 /** Can rl_dirty_fill() tell anything? */
