@@ -21,17 +21,17 @@ struct rl_sink_opts {
 	struct rl_nic *nic;
 	const struct rl_nic_path *path; /* outlives the sink */
 	uint32_t n_lanes;
-	uint32_t receiver;              /* the peer's receiver index, for ACKs */
-	uint32_t credit;                /* packets that may be in flight per lane: what the NIC ring holds */
-	const struct rl_ram *ram;       /* mapped writable, reads as zeros */
+	uint32_t receiver; /* the peer's receiver index, for ACKs */
+	uint32_t credit;   /* packets that may be in flight per lane: what the NIC ring holds */
+	const struct rl_ram *ram; /* mapped writable, reads as zeros */
 };
 
 struct rl_sink_lane_stats {
 	uint64_t packets, bytes;
 	uint64_t raw_records, zero_records;
-	uint64_t stale_records;   /* an older version than what is there */
-	uint64_t bad_packets;     /* header, tag */
-	uint64_t bad_records;     /* malformed, or outside guest RAM */
+	uint64_t stale_records; /* an older version than what is there */
+	uint64_t bad_packets;   /* header, tag */
+	uint64_t bad_records;   /* malformed, or outside guest RAM */
 	uint64_t duplicates;
 	uint64_t acks;
 };

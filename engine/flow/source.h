@@ -8,11 +8,11 @@
  * One rl_source per migration, one lane per worker. Lane k owns the stripes with stripe % n_lanes == k and
  * queue k of the NIC. Lane 0's owner also drives the dirty source and judges convergence:
  *
- *   RL_SOURCE_PRECOPY  all pages are pending at first. When nothing is pending, a round is over: if what waits
- *                      in the rings is at most `threshold_pages`, the source is *converged* and starts no
- *                      further collection until the phase or the threshold changes; else it collects and goes
- *                      on (dirty_sync_count + 1). Also converged in mid-round once everything was sent at
- *                      least once and pending + in flight + fill <= threshold. With the bitmap backend
+ *   RL_SOURCE_PRECOPY  all pages are pending at first. Once everything was sent, pending + in flight + what
+ *                      waits in the rings (fill) is compared with `threshold_pages` now and then: at most that,
+ *                      and the source is *converged* and starts no further collection until the phase or the
+ *                      threshold changes. When nothing is pending, a round is over; if fill is above the
+ *                      threshold it collects and goes on (dirty_sync_count + 1). With the bitmap backend
  *                      (no fill) it collects first and then looks.
  *   RL_SOURCE_FINAL    the guest is paused: collect until the rings are empty, send all, *drained* when
  *                      every lane has nothing pending and nothing in flight. Each lane decides for itself
@@ -103,10 +103,10 @@ int rl_source_error(const struct rl_source *src);
 
 struct rl_source_progress {
 	uint64_t normal_pages, duplicate_pages, bytes;
-	uint64_t pending_pages;     /* known to be dirty, not sent */
+	uint64_t pending_pages; /* known to be dirty, not sent */
 	uint64_t in_flight_packets;
-	uint64_t fill;              /* entries waiting in the rings, as last looked at */
-	uint64_t dirty_sync_count;  /* rounds: 1 is the first full pass */
+	uint64_t fill;             /* entries waiting in the rings, as last looked at */
+	uint64_t dirty_sync_count; /* rounds: 1 is the first full pass */
 	uint64_t bad_packets;
 	struct rl_sender_stats link; /* summed over lanes; srtt_ns: the largest; window: summed */
 };
