@@ -111,7 +111,7 @@ struct rl_vmm_shared_info {
 
 struct rl_vmm_vcpu {
 	uint32_t index;
-	uint32_t ring_entries; /* power of two, 1024..65536 */
+	uint32_t ring_entries; /* power of two, 2048..65536 */
 	uint64_t ring_offset;  /* where in the fd: KVM_DIRTY_LOG_PAGE_OFFSET pages for a vCPU fd */
 };
 
