@@ -34,7 +34,8 @@ struct rl_vmm_ops {
 	int (*resume)(void *ctx, char *text);
 	/** All vCPU and device state, into a new memfd (ownership passes to the library). */
 	int (*state_get)(void *ctx, int *memfd, uint64_t *size, char *text);
-	/** Check and load it; guest RAM is complete. The guest does not run yet. */
+	/** Check and load it; guest RAM is complete. The guest does not run yet. The memfd stays the library's,
+	 * and whoever sent it can still cut it short: pread() it, do not map it. */
 	int (*state_put)(void *ctx, int memfd, uint64_t size, char *text);
 	/** Target: run the guest. */
 	int (*run)(void *ctx, char *text);
@@ -45,9 +46,10 @@ struct rl_vmm_ops {
 	void (*moved)(void *ctx);
 	/** KVM_RESET_DIRTY_RINGS; returns entries reset or -errno. NULL without FEAT_DIRTY_RING. */
 	int64_t (*reset_rings)(void *ctx);
-	/** GET and CLEAR_DIRTY_LOG of one slot into @bitmap. NULL without FEAT_DIRTY_BITMAP. */
+	/** GET and CLEAR_DIRTY_LOG of one slot into @bitmap. NULL without FEAT_DIRTY_BITMAP. Takes no lock under
+	 * which rl_vmm_slot_add/delete are called. */
 	int (*sync_bitmap)(void *ctx, const struct rl_vmm_slot *slot, uint64_t *bitmap);
-	/** "INFO connected …": for the VMM's log; may be NULL. */
+	/** "INFO connected …": for the VMM's log; may be NULL. From any of the library's callers and threads. */
 	void (*log)(void *ctx, const char *line);
 };
 /* `text`: RL_VMM_TEXT_BYTES for the reason when a callback fails; the library sets it to "" before. */
@@ -98,5 +100,8 @@ void rl_vmm_destroy(struct rl_vmm *vmm);
 
 /** For the VMM's own decisions (may the user resume it? may it run at all?). [any] */
 enum rl_vmm_phase rl_vmm_phase(const struct rl_vmm *vmm);
+
+/** "running", "incoming", …: for reports. "?" for none. [any] */
+const char *rl_vmm_phase_name(int phase);
 
 #endif /* RAMLIFT_VMM_LIB_H */
