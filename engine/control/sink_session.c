@@ -35,8 +35,6 @@ struct sink {
 	struct sockaddr_storage from;
 	struct rl_nic_path *path;
 	struct rl_sink *sink;
-	uint64_t *digest; /* the source's, by block */
-	uint64_t n_digests;
 	uint32_t receiver;
 	bool begun, attached;
 };
@@ -208,42 +206,38 @@ next_message(struct sink *k, struct rl_peer_msg *m, uint64_t deadline, struct rl
 	}
 }
 
-static int
-keep_digest(struct sink *k, struct rl_peer_msg *m, struct rl_err *err)
-{
-	uint64_t blocks = RL_RAM_BLOCKS(&k->vm->ram);
-
-	if (m->blob_bytes != blocks * sizeof(uint64_t) || k->digest != NULL)
-		return rl_err_set(err, -EPROTO, "digests of %zu bytes for %llu blocks", m->blob_bytes,
-				  (unsigned long long)blocks);
-	k->digest = (uint64_t *)(void *)m->blob;
-	k->n_digests = blocks;
-	m->blob = NULL;
-	return 0;
-}
-
+/* Compare digests: ours are made while the source still makes its own. */
 static int
 verify(struct sink *k, struct rl_err *err)
 {
-	uint64_t *ours, wrong = 0, first = 0;
+	uint64_t blocks = RL_RAM_BLOCKS(&k->vm->ram), wrong = 0, first = 0;
+	uint64_t *ours = calloc(blocks, sizeof(*ours));
+	struct rl_peer_msg m;
+	int rc;
 
-	if (k->digest == NULL)
-		return rl_err_set(err, -EPROTO, "asked to verify without digests");
-	ours = calloc(k->n_digests, sizeof(*ours));
 	if (ours == NULL)
 		return rl_err_set(err, -ENOMEM, "no memory for the digests");
-	rl_ram_digest(&k->vm->ram, ours);
-	for (uint64_t i = 0; i < k->n_digests; i++)
-		if (ours[i] != le64toh(k->digest[i]) && wrong++ == 0)
+	rl_ram_digest(&k->vm->ram, rl_sink_touched(k->sink), ours);
+	rc = rl_peer_expect(&k->peer, "digest", &m, after(ANSWER_NS), err);
+	if (rc != 0)
+		goto out;
+	if (m.blob_bytes != blocks * sizeof(*ours))
+		rc = rl_err_set(err, -EPROTO, "digests of %zu bytes for %llu blocks", m.blob_bytes,
+				(unsigned long long)blocks);
+	for (uint64_t i = 0; i < blocks && rc == 0; i++)
+		if (ours[i] != rl_load64(m.blob + i * sizeof(*ours)) && wrong++ == 0)
 			first = i;
+	rl_peer_msg_free(&m);
+	if (wrong > 0)
+		rc = rl_err_set(err, -EILSEQ,
+				"guest memory differs in %llu of %llu blocks of 2 MiB, the first at guest "
+				"address %#llx; please report this",
+				(unsigned long long)wrong, (unsigned long long)blocks,
+				(unsigned long long)(rl_ram_gpn(&k->vm->ram, first * 512)
+						     << RL_PAGE_SHIFT));
+out:
 	free(ours);
-	if (wrong == 0)
-		return 0;
-	return rl_err_set(err, -EILSEQ,
-			  "guest memory differs in %llu of %llu blocks of 2 MiB, the first at guest "
-			  "address %#llx; please report this",
-			  (unsigned long long)wrong, (unsigned long long)k->n_digests,
-			  (unsigned long long)(rl_ram_gpn(&k->vm->ram, first * 512) << RL_PAGE_SHIFT));
+	return rc;
 }
 
 /* Memory arrives on the workers; here only the control messages up to the switch-over. */
@@ -258,9 +252,7 @@ receive(struct sink *k, struct rl_err *err)
 		rc = next_message(k, &m, after(SILENCE_NS), err);
 		if (rc != 0)
 			return rc;
-		if (strcmp(m.type, "digest") == 0) {
-			rc = keep_digest(k, &m, err);
-		} else if (strcmp(m.type, "switchover") == 0) {
+		if (strcmp(m.type, "switchover") == 0) {
 			rl_session_set_status(k->s, RL_STATUS_DEVICE);
 			switchover = true;
 			if (json_is_true(json_object_get(m.json, "verify"))) {
@@ -389,7 +381,6 @@ sink_release(struct sink *k)
 	release_flow(k);
 	rl_peer_close(&k->peer);
 	rl_peer_msg_free(&k->hello);
-	free(k->digest);
 	if (k->vm != NULL) {
 		rl_ram_unmap(&k->vm->ram);
 		rl_daemon_put_vm(k->d, k->vm);

@@ -411,7 +411,7 @@ send_digest(struct source *x, struct rl_err *err)
 
 	if (digest == NULL)
 		return rl_err_set(err, -ENOMEM, "no memory for the digests");
-	rl_ram_digest(&x->vm->ram, digest);
+	rl_ram_digest(&x->vm->ram, NULL, digest);
 	for (uint64_t i = 0; i < blocks; i++)
 		digest[i] = htole64(digest[i]);
 	rc = rl_peer_send(&x->peer, json_pack("{ss}", "type", "digest"), digest,
@@ -433,13 +433,12 @@ prepare(struct source *x, struct rl_err *err)
 	rc = rl_vm_state_get(x->vm, &state, &size, err);
 	if (rc != 0)
 		return rl_err_prefix(err, "saving device state");
-	if (s->param.verify)
-		rc = send_digest(x, err);
-	if (rc == 0)
-		rc = rl_peer_send(&x->peer,
-				  json_pack("{ss sb}", "type", "switchover", "verify", s->param.verify),
-				  state, size, after(ANSWER_NS), err);
+	rc = rl_peer_send(&x->peer,
+			  json_pack("{ss sb}", "type", "switchover", "verify", s->param.verify), state,
+			  size, after(ANSWER_NS), err);
 	free(state);
+	if (rc == 0 && s->param.verify)
+		rc = send_digest(x, err);
 	if (rc == 0)
 		rc = rl_peer_expect(&x->peer, "ready", &m, after(DRAIN_NS), err);
 	if (rc != 0)

@@ -267,3 +267,9 @@ rl_sink_stats(const struct rl_sink *sink, struct rl_sink_lane_stats *st)
 		st->acks += rl_count_read(&from->acks);
 	}
 }
+
+const uint64_t *
+rl_sink_touched(const struct rl_sink *sink)
+{
+	return sink->install.touched;
+}

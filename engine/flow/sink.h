@@ -47,6 +47,9 @@ void rl_sink_rx(struct rl_sink *sink, uint32_t lane, const uint8_t *data, uint32
 /** Send the ACK if one is due. Returns packets sent; lowers *wake_ns as rl_source_turn() does. */
 uint32_t rl_sink_turn(struct rl_sink *sink, uint32_t lane, uint64_t now_ns, uint64_t *wake_ns);
 
+/** Bit per page: was anything but zeros ever installed there? For rl_ram_digest(). Valid once all is still. */
+const uint64_t *rl_sink_touched(const struct rl_sink *sink);
+
 /** Sum over lanes. [any] */
 void rl_sink_stats(const struct rl_sink *sink, struct rl_sink_lane_stats *st);
 

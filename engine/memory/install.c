@@ -75,16 +75,15 @@ rl_install_zero(struct rl_install *in, uint32_t lane, uint64_t gpn, uint32_t cou
 	if (!admit(in, lane, gpn, count, &first))
 		return -EBADMSG;
 	for (uint64_t page = first; page < first + count; page++) {
-		uint64_t *touched = &in->touched[page / 64], bit = 1ull << (page % 64);
+		const uint64_t *touched = &in->touched[page / 64];
+		const uint64_t bit = 1ull << (page % 64);
 
 		if (rl_newer16(in->version[page], version))
 			continue;
 		in->version[page] = version;
 		n_zero++;
-		if (*touched & bit) {
+		if (*touched & bit)
 			memset(rl_ram_hva(in->ram, page), 0, RL_PAGE_SIZE);
-			*touched &= ~bit;
-		}
 	}
 	return (int)n_zero;
 }

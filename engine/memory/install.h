@@ -24,7 +24,7 @@ struct rl_install {
 	const struct rl_ram *ram;
 	uint32_t n_lanes;
 	uint16_t *version; /* by page */
-	uint64_t *touched; /* bit per page: has been written */
+	uint64_t *touched; /* bit per page: has been written, ever */
 };
 
 /** @ram is mapped writable and reads as zeros. -ENOMEM. */

@@ -331,6 +331,7 @@ mix64(uint64_t v)
 
 struct digest {
 	const struct rl_ram *ram;
+	const uint64_t *touched;
 	uint64_t *out;
 };
 
@@ -343,6 +344,8 @@ digest_extent(void *ctx, uint64_t page, uint64_t n)
 		uint8_t *data = rl_ram_hva(d->ram, p);
 		uint64_t crc;
 
+		if (d->touched != NULL && (d->touched[p / 64] >> (p % 64) & 1) == 0)
+			continue;
 		if (isal_zero_detect(data, RL_PAGE_SIZE) == 0)
 			continue;
 		crc = crc64_ecma_refl(0, data, RL_PAGE_SIZE);
@@ -351,9 +354,9 @@ digest_extent(void *ctx, uint64_t page, uint64_t n)
 }
 
 void
-rl_ram_digest(const struct rl_ram *ram, uint64_t *digest)
+rl_ram_digest(const struct rl_ram *ram, const uint64_t *touched, uint64_t *digest)
 {
-	struct digest d = {.ram = ram, .out = digest};
+	struct digest d = {.ram = ram, .touched = touched, .out = digest};
 
 	memset(digest, 0, RL_RAM_BLOCKS(ram) * sizeof(*digest));
 	rl_ram_extents(ram, digest_extent, &d);

@@ -75,9 +75,10 @@ void rl_ram_extents(const struct rl_ram *ram, void (*fn)(void *ctx, uint64_t pag
 /**
  * Digest of each block of 512 pages (the last one may be shorter): the sum modulo 2^64 over its non-zero
  * pages of mix(CRC-64/ECMA of the page, gpn). Holes cost nothing. @digest has RL_RAM_BLOCKS(ram) entries.
- * Only meaningful while nobody writes.
+ * @touched: bit per page, 0 = known to be zeros and not to be looked at (reading a hole of hugetlbfs would fill
+ * it); NULL: look at all. Only meaningful while nobody writes.
  */
 #define RL_RAM_BLOCKS(ram) (((ram)->n_pages + 511) / 512)
-void rl_ram_digest(const struct rl_ram *ram, uint64_t *digest);
+void rl_ram_digest(const struct rl_ram *ram, const uint64_t *touched, uint64_t *digest);
 
 #endif /* RL_MEMORY_RAM_H */

@@ -769,7 +769,8 @@ soak(uint64_t seed, uint64_t *overflows)
 {
 	struct model *m = model_ready(2048);
 	struct rl_rand rnd = {.state = seed};
-	uint32_t batch = 1 + (uint32_t)rl_rand_below(&rnd, 1088);
+	bool patient = seed % 4 < 2; /* KVM resets all at once, but lets a vCPU push far beyond */
+	uint32_t batch = 1 + (uint32_t)rl_rand_below(&rnd, patient ? 1088 : RESERVED);
 	uint32_t left[RINGS] = {0};
 
 	print_message("seed %lu\n", (unsigned long)seed);
@@ -792,7 +793,7 @@ soak(uint64_t seed, uint64_t *overflows)
 			break;
 		case 2:
 			/* Looked at before the ring comes round again: see dirty_ring_advance(). */
-			serve(m, 1 + (uint32_t)rl_rand_below(&rnd, seed % 4 < 2 ? 10000 : 900));
+			serve(m, patient ? UINT32_MAX : 1 + (uint32_t)rl_rand_below(&rnd, 900));
 			rl_dirty_turn(m->d, 1);
 			no_error(m);
 			break;
@@ -828,7 +829,7 @@ test_soak(void **state)
 	uint64_t overflows = 0;
 
 	(void)state;
-	for (uint64_t seed = 1; seed <= 2000; seed++)
+	for (uint64_t seed = 1; seed <= 100; seed++)
 		soak(seed, &overflows);
 	assert_true(overflows > 50);
 }

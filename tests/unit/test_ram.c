@@ -228,8 +228,8 @@ digest(struct rl_ram *ram, uint64_t *out)
 {
 	uint64_t again[8];
 
-	rl_ram_digest(ram, out);
-	rl_ram_digest(ram, again);
+	rl_ram_digest(ram, NULL, out);
+	rl_ram_digest(ram, NULL, again);
 	assert_memory_equal(out, again, RL_RAM_BLOCKS(ram) * sizeof(*out));
 }
 
@@ -388,7 +388,7 @@ test_hugetlb(void **state)
 	memset(seen, 0, sizeof(seen));
 	rl_ram_extents(&ram, mark, seen);
 	assert_int_equal(seen[600], 1);
-	rl_ram_digest(&ram, a);
+	rl_ram_digest(&ram, NULL, a);
 	assert_true(a[0] == 0 && a[1] != 0 && a[2] == 0);
 	assert_true(blocks_of(r.fd) > 0);
 	assert_int_equal(rl_ram_discard(&ram, &err), 0);
