@@ -67,7 +67,7 @@ static const struct scenario scenarios[] = {
 	{"loss-30", LOST | SPURIOUS, false,
 		{LINK(.loss_ppm = 300000, .jitter_ns = 400 * US), WRITER(20, 100)}},
 	{"jitter", SPURIOUS, false, {LINK(.jitter_ns = 100 * US), WRITER(50, 50)}},
-	{"reorder", SPURIOUS | STALE, false, {LINK(.jitter_ns = 2 * MS), WRITER(50, 50)}},
+	{"reorder", SPURIOUS | STALE, false, {LINK(.jitter_ns = 2 * MS), WRITER(100, 20)}},
 	{"duplicate", DUPLICATES, false,
 		{LINK(.duplicate_ppm = 200000, .jitter_ns = 50 * US), WRITER(50, 100)}},
 	{"corrupt", BAD | LOST, false, {LINK(.corrupt_ppm = 10000), WRITER(50, 100)}},

@@ -51,7 +51,12 @@ struct world {
 	struct rl_dirty *dirty;
 	uint16_t *sent;   /* by page: version of the last one packed */
 	uint16_t *newest; /* by page: of what the sink has taken */
-	uint8_t *before;  /* the target's pages that a stale record names, before it */
+	struct {
+		uint64_t packet;  /* the last packet with something not stale for this page, */
+		uint16_t version; /* and which */
+	} * seen;
+	uint64_t packet;
+	uint8_t *before; /* the target's pages that a stale record names, before it */
 	uint64_t now_ns, stalled_until_ns;
 	enum { PRECOPY, FINAL, DRAINED, DONE } phase;
 	bool aborted;
@@ -206,6 +211,7 @@ observe(struct world *w, const struct rl_pkt *pkt, bool applied, bool after)
 {
 	struct rl_record_cursor cur = {pkt->data + RL_WIRE_HDR_BYTES,
 				       pkt->data + pkt->len - RL_WIRE_TAG_BYTES};
+	static const uint8_t zeros[RL_PAGE_SIZE];
 	uint8_t *keep = w->before;
 	struct rl_record rec;
 	uint64_t gpn = 0, page;
@@ -216,7 +222,6 @@ observe(struct world *w, const struct rl_pkt *pkt, bool applied, bool after)
 
 		for (uint32_t i = 0; i < n; i++) {
 			uint8_t *hva = target_page(w, gpn + i, &page);
-			static const uint8_t zeros[RL_PAGE_SIZE];
 
 			if (hva == NULL) {
 				fail(w, "the source sent gpn %llu, which is no RAM",
@@ -224,12 +229,19 @@ observe(struct world *w, const struct rl_pkt *pkt, bool applied, bool after)
 			} else if (rl_newer16(w->newest[page], version)) {
 				if (!after)
 					memcpy(keep, hva, RL_PAGE_SIZE);
-				else if (memcmp(keep, hva, RL_PAGE_SIZE) != 0)
+				else if (w->seen[page].packet != w->packet &&
+					 memcmp(keep, hva, RL_PAGE_SIZE) != 0)
 					fail(w, "page %llu: version %u overwrote %u",
 					     (unsigned long long)page, version, w->newest[page]);
 				keep += RL_PAGE_SIZE;
-			} else if (after && applied) {
+			} else if (!after) {
+				/* One packet may end one version of a page and begin the next. */
+				w->seen[page].packet = w->packet;
+				w->seen[page].version = version;
+			} else if (applied) {
 				w->newest[page] = version;
+				if (version != w->seen[page].version)
+					continue;
 				if (rec.type == RL_RECORD_RAW ? memcmp(hva + rec.raw.offset,
 								       rec.raw.data, rec.raw.len)
 							      : memcmp(hva, zeros, RL_PAGE_SIZE))
@@ -249,6 +261,7 @@ sink_rx(struct world *w, uint32_t lane, const struct rl_pkt *pkt)
 
 	rl_sink_stats(w->sink, &st);
 	packets = st.packets;
+	w->packet++;
 	if (good)
 		observe(w, pkt, false, false);
 	rl_sink_rx(w->sink, lane, pkt->data, pkt->len, w->now_ns);
@@ -468,10 +481,11 @@ target_init(struct world *w, struct rl_err *err)
 	}
 	w->newest = calloc(w->target.n_pages, sizeof(*w->newest));
 	w->sent = calloc(w->target.n_pages, sizeof(*w->sent));
+	w->seen = calloc(w->target.n_pages, sizeof(*w->seen));
 	/* No packet names more pages than this: zero runs stay in a stripe, a packet has 370 of them at most. */
 	w->before = mmap(NULL, (370ull * 512) * RL_PAGE_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (w->newest == NULL || w->sent == NULL || w->before == MAP_FAILED)
+	if (w->newest == NULL || w->sent == NULL || w->seen == NULL || w->before == MAP_FAILED)
 		return rl_err_set(err, -ENOMEM, "no memory");
 	return rl_ram_map(&w->target, true, err);
 }
@@ -548,6 +562,7 @@ world_fini(struct world *w)
 	rl_ram_fini(&w->target);
 	free(w->newest);
 	free(w->sent);
+	free(w->seen);
 	munmap(w->before, (370ull * 512) * RL_PAGE_SIZE);
 }
 
