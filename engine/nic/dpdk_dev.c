@@ -68,7 +68,7 @@ static const struct driver {
 	{"net_", RL_DPDK_VDEV, 0, 0, NULL, {NULL}}, /* any other */
 };
 
-/* "net_af_xdp0" names the driver net_af_xdp; the number is ours to give. */
+/* "net_af_xdp0" names the driver net_af_xdp too. */
 static const struct driver *
 driver_find(const char *name)
 {
@@ -220,17 +220,15 @@ af_xdp_check_queues(const struct rl_dpdk_spec *spec, uint32_t n_queues, bool vet
 		return rl_err_set(
 			err, -EINVAL,
 			"interface %s has %u queues, %u from queue %u on are needed: %s, or use "
-			"fewer "
-			"workers",
+			"fewer workers",
 			spec->ifname, have, n_queues, spec->first_queue,
 			veth ? "make the veth pair with numrxqueues and numtxqueues at both ends"
 			     : "`ethtool -L IFACE combined N`");
 	if (n_queues < have)
-		rl_warn("interface %s has %u queues and the port takes %u: what the NIC spreads to "
-			"the others is lost "
-			"to it; `ethtool -L` to %u queues, or steer its UDP ports with `ethtool "
-			"-N`",
-			spec->ifname, have, n_queues, n_queues);
+		rl_warn("interface %s has %u queues, the port takes %u: it does not see what the "
+			"NIC spreads to the others; give it as many by `ethtool -L`, or steer its "
+			"UDP ports by `ethtool -N`",
+			spec->ifname, have, n_queues);
 	return 0;
 }
 
@@ -276,21 +274,20 @@ probe_vdev(const struct rl_dpdk_spec *spec, uint32_t n_queues, uint32_t i, uint1
 	   struct rl_err *err)
 {
 	static uint32_t seq;
-	char name[sizeof(spec->name) + 12], args[sizeof(spec->args) + 96];
-	int driver_len = (int)strcspn(spec->name, "0123456789");
+	char name[sizeof(spec->name) + 16], args[sizeof(spec->args) + 96];
 	int ret = dev_args(spec, n_queues, i, args, sizeof(args), err);
 
 	if (ret != 0)
 		return ret;
-	snprintf(name, sizeof(name), "%.*s%u", driver_len, spec->name, seq++);
+	snprintf(name, sizeof(name), "%s_rl%u", spec->name, seq++);
 	ret = rte_eal_hotplug_add("vdev", name, args);
 	if (ret == 0)
 		ret = rte_eth_dev_get_port_by_name(name, port);
 	if (ret != 0)
 		return rl_err_set(err, ret,
-				  "DPDK cannot make the device %.*s,%s: %s; check its arguments%s "
+				  "DPDK cannot make the device %s,%s: %s; check its arguments%s "
 				  "(DPDK's log is at debug level)",
-				  driver_len, spec->name, args, rte_strerror(-ret),
+				  spec->name, args, rte_strerror(-ret),
 				  spec->kind == RL_DPDK_MEMIF
 					  ? ", and remove a socket file that a killed server left"
 					  : "");
@@ -309,13 +306,14 @@ probe_pci(const struct rl_dpdk_spec *spec, uint16_t *port, struct rl_err *err)
 		 spec->args);
 	ret = rte_dev_probe(devargs);
 	*port = RTE_MAX_ETHPORTS;
-	RTE_ETH_FOREACH_MATCHING_DEV(id, devargs, &it)
-	*port = *port == RTE_MAX_ETHPORTS ? id : *port;
+	RTE_ETH_FOREACH_MATCHING_DEV(id, spec->name, &it)
+	{
+		*port = *port == RTE_MAX_ETHPORTS ? id : *port; /* the first */
+	}
 	if (*port == RTE_MAX_ETHPORTS)
 		return rl_err_set(err, -ENODEV,
-				  "DPDK has no Ethernet device at %s%s%s; see `dpdk-devbind.py "
-				  "--status` and bind "
-				  "it to vfio-pci (not for mlx5, which keeps its kernel driver)",
+				  "DPDK has no Ethernet device at %s%s%s; bind it to vfio-pci, see "
+				  "`dpdk-devbind.py --status` (mlx5 keeps its kernel driver)",
 				  spec->name, ret < 0 ? ": " : "",
 				  ret < 0 ? rte_strerror(-ret) : "");
 	return 0;
@@ -346,8 +344,7 @@ rl_dpdk_dev_probe(const struct rl_dpdk_spec *spec, uint32_t n_queues, uint32_t i
 	if (dev->isolated && rte_flow_isolate(dev->port, 1, NULL) != 0)
 		return rl_err_set(err, -ENOTSUP,
 				  "%s cannot share its NIC with the kernel (no flow isolation); "
-				  "give the engine "
-				  "a port of its own",
+				  "give the engine a port of its own",
 				  spec->name);
 	return 0;
 }
@@ -414,8 +411,7 @@ setup_xsk(struct rl_dpdk_dev *dev, const struct rl_dpdk_spec *spec, struct rte_m
 		dev->device = NULL; /* the driver's close would touch what its failure freed */
 		return rl_err_set(err, ret,
 				  "no AF_XDP socket on interface %s: is the queue in use by "
-				  "another program? It "
-				  "also needs CAP_NET_RAW and CAP_IPC_LOCK",
+				  "another program? It also needs CAP_NET_RAW and CAP_IPC_LOCK",
 				  spec->ifname);
 	}
 	dev->xsk_cookie = xsk_cookie(dev->xsk_fd);
@@ -488,11 +484,11 @@ dev_setup(struct rl_dpdk_dev *dev, const struct rl_dpdk_spec *spec, uint32_t n_q
 		return ret;
 	ret = rte_eth_dev_start(dev->port);
 	if (ret != 0)
-		return rl_err_set(err, ret, "%s does not start: %s", spec->name,
-				  spec->kind == RL_DPDK_MEMIF
-					  ? "a client needs the server's socket to be there; open "
-					    "the server first"
-					  : "see DPDK's log at debug level");
+		return rl_err_set(
+			err, ret, "%s does not start: %s", spec->name,
+			spec->kind == RL_DPDK_MEMIF
+				? "the server's socket is not there; open the server first"
+				: "see DPDK's log at debug level");
 	dev->started = true;
 	return 0;
 }
@@ -515,10 +511,11 @@ rl_dpdk_dev_start(struct rl_dpdk_dev *dev, const struct rl_dpdk_spec *spec, uint
 	if (ret == 0)
 		return 0;
 	if (dev->isolated)
-		return rl_err_set(err, ret,
-				  "%s takes no rule for UDP port %u: %s; see its firmware's flow "
-				  "steering mode",
-				  spec->name, self->udp_port, rte_strerror(-ret));
+		return rl_err_set(
+			err, ret,
+			"%s takes no rule for UDP port %u: %s; see its firmware's setting "
+			"of flow steering",
+			spec->name, self->udp_port, rte_strerror(-ret));
 	/* No rules: spread by hash. Whatever queue a datagram comes in on, its port says whose it is. */
 	rte_flow_flush(dev->port, NULL);
 	rte_eth_dev_stop(dev->port);

@@ -20,6 +20,7 @@
 #include "nic/nic_dpdk.h"
 
 #define PORT_HEADERS 48u /* IPv6 and UDP */
+#define PORT_MTU_MAX (RL_NIC_MAX_PAYLOAD + PORT_HEADERS)
 #define PORT_BUFFERS                                                                               \
 	6144u /* per queue: 2048 received, 2048 sent but not completed, the rest ours */
 #define PORT_RX_MARGIN  16u /* a 16th of the ring, for a burst that comes before the credit */
@@ -78,8 +79,7 @@ interface_read(struct rl_nic *nic, struct rl_frame_end *self, uint32_t *mtu, str
 	if (self->ip.family == 0)
 		return rl_err_set(err, -EADDRNOTAVAIL,
 				  "interface %s has no address; `ip addr add ADDRESS/LEN dev %s`, "
-				  "or wait until IPv6 "
-				  "has checked its own",
+				  "or wait until IPv6 has checked its own",
 				  nic->info.ifname, nic->info.ifname);
 	return 0;
 }
@@ -137,8 +137,9 @@ port_probe(struct rl_nic *nic, struct dpdk_port *p, struct rl_err *err)
 	struct rte_eth_dev_info info;
 	int ret;
 
-	for (; p->n_devs < n; p->n_devs++) {
-		ret = rl_dpdk_dev_probe(&p->spec, p->n_queues, p->n_devs, &p->dev[p->n_devs], err);
+	for (uint32_t i = 0; i < n; i++) {
+		p->n_devs++;
+		ret = rl_dpdk_dev_probe(&p->spec, p->n_queues, i, &p->dev[i], err);
 		if (ret != 0)
 			return ret;
 	}
@@ -174,13 +175,14 @@ port_identify(struct rl_nic *nic, struct dpdk_port *p, uint32_t *mtu, struct rl_
 	}
 	if (p->spec.mtu_max != 0)
 		max = rl_min32(max, p->spec.mtu_max);
+	else if (!kernel && nic->opts.mtu != 0)
+		max = nic->opts.mtu; /* a device of our own can be told */
+	max = rl_min32(max, PORT_MTU_MAX);
 	*mtu = nic->opts.mtu != 0 ? nic->opts.mtu : max;
-	/* A device of our own can be told its MTU; the kernel's interface and the fixed drivers cannot. */
-	if (*mtu > max && (kernel || p->spec.mtu_max != 0))
+	if (*mtu > max)
 		return rl_err_set(
 			err, -EINVAL,
-			"MTU %u is more than the %u that %s can carry; lower mtu, or raise the "
-			"interface's",
+			"MTU %u is more than the %u that %s can carry; lower mtu, or raise that",
 			*mtu, max, kernel ? nic->info.ifname : p->spec.name);
 	return 0;
 }
@@ -265,7 +267,7 @@ dpdk_open(struct rl_nic *nic, const char *rest, struct rl_err *err)
 	if (ret != 0)
 		goto err_close;
 
-	nic->info.max_payload = rl_min32(mtu - PORT_HEADERS, RL_NIC_MAX_PAYLOAD);
+	nic->info.max_payload = mtu - PORT_HEADERS;
 	nic->info.rx_ring = p->dev[0].rx_ring - p->dev[0].rx_ring / PORT_RX_MARGIN;
 	nic->info.address = p->self.ip;
 	memcpy(nic->info.mac, p->self.mac, sizeof(nic->info.mac));
@@ -338,8 +340,7 @@ path_resolve(struct rl_nic *nic, const struct rl_nic_peer *peer, uint8_t mac[6],
 		if (memcmp(peer->mac, none, sizeof(none)) == 0)
 			return rl_err_set(err, -EHOSTUNREACH,
 					  "the peer at %s said no MAC, and %s has no kernel "
-					  "interface to ask for it; "
-					  "use a port with a MAC there",
+					  "interface to ask for it; use a port with a MAC there",
 					  text, nic->info.uri);
 		memcpy(mac, peer->mac, sizeof(none));
 		return 0;
@@ -350,8 +351,7 @@ path_resolve(struct rl_nic *nic, const struct rl_nic_peer *peer, uint8_t mac[6],
 	if (strcmp(route.ifname, nic->info.ifname) != 0)
 		return rl_err_set(err, -ENODEV,
 				  "the route to %s leaves by %s, but this port is on %s; open the "
-				  "port on %s, or "
-				  "change the route",
+				  "port on %s, or change the route",
 				  text, route.ifname, nic->info.ifname, route.ifname);
 	ret = rl_neigh_resolve(&route, PORT_RESOLVE_MS, err);
 	if (ret == 0)

@@ -147,8 +147,7 @@ rl_xdp_attach(const char *ifname, uint16_t udp_port, uint32_t n, struct rl_xdp *
 	if (ret != 0) {
 		rl_err_set(err, ret,
 			   "the kernel does not load the XDP filter: %s; it needs CAP_BPF and "
-			   "CAP_NET_ADMIN, "
-			   "and a kernel with XDP sockets (CONFIG_XDP_SOCKETS)",
+			   "CAP_NET_ADMIN, and a kernel with XDP sockets (CONFIG_XDP_SOCKETS)",
 			   strerror(-ret));
 		goto err_close;
 	}
