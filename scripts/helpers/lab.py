@@ -285,13 +285,14 @@ class Lab:
 
 
 def guest_reports(path):
-    """The key=value report lines that a guest (or synthvm) printed so far, as dicts."""
+    """The key=value lines that a guest (or synthvm, once it has one) printed so far, as dicts."""
     reports = []
     try:
         with open(path, errors="replace") as f:
             for line in f:
                 pairs = dict(re.findall(r"([a-z_]+)=(-?\d+)", line))
-                if "wrong" in pairs and line.endswith("\n"):
+                empty = re.search(r"phase=(incoming|receiving|ready) ", line)
+                if "wrong" in pairs and line.endswith("\n") and not empty:
                     reports.append({k: int(v) for k, v in pairs.items()})
     except OSError:
         pass
