@@ -25,9 +25,9 @@
 #define MAX_TASKS        64u
 #define HANDOVER_PACKETS 1024u
 /* Two empty turns are common between a burst and its ACK; more mean that the CPU is better used elsewhere. */
-#define IDLE_TURNS    4u
-#define SLEEP_MIN_NS  50000ull
-#define SLEEP_MAX_NS  250000ull /* far less than a receive ring holds at line rate */
+#define IDLE_TURNS   4u
+#define SLEEP_MIN_NS 50000ull
+#define SLEEP_MAX_NS 250000ull /* far less than a receive ring holds at line rate */
 
 struct task {
 	uint32_t receiver, n_lanes;
