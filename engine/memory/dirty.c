@@ -133,6 +133,7 @@ open_shared(struct rl_dirty *d, const struct rl_dirty_opts *o, struct rl_err *er
 	/* Go on counting where the engine before us stopped. */
 	d->door_req = __atomic_load_n(&d->shared->door_req, __ATOMIC_RELAXED);
 	d->drained = __atomic_load_n(&d->shared->drain_ack, __ATOMIC_RELAXED);
+	d->full_exits = __atomic_load_n(&d->shared->ring_full_exits, __ATOMIC_RELAXED);
 	return 0;
 }
 
@@ -217,8 +218,8 @@ fail(struct rl_dirty *d, int error)
 }
 
 /*
- * vCPUs leave the guest for their full rings, and more often than one each may still be on its way out. If no
- * ring looks full, it must be one with a gap; if there is but one such, we know which.
+ * vCPUs leave the guest because their rings are full, but no ring looks full: it must be one with a gap. If there
+ * is but one of these, we know which. (Of the exits, one per vCPU may stem from before the last reset.)
  */
 static bool
 find_stuck(struct rl_dirty *d)

@@ -36,10 +36,9 @@
 #include "memory/ram.h"
 
 struct rl_dirty_ring_opts {
-	int fd;          /* borrowed */
-	uint64_t offset; /* bytes */
-	uint32_t
-		entries; /* power of two, 2048..65536; a smaller one could overflow by all of itself */
+	int fd;           /* borrowed */
+	uint64_t offset;  /* bytes */
+	uint32_t entries; /* power of two, 2048..65536 */
 };
 
 struct rl_dirty_opts {
@@ -61,7 +60,7 @@ struct rl_dirty_stats {
 	uint64_t drains;      /* for deleted slots */
 	uint64_t reset_ns;    /* waiting for the doorbell */
 	uint64_t harvest_ns;  /* in rl_dirty_turn(), harvesting and publishing */
-	uint64_t overflows;
+	uint64_t overflows;   /* rings that overflowed, and again when mended: see relogged() */
 	uint64_t unknown_slot; /* entries whose slot the table doesn't have */
 	uint64_t out_of_slot;  /* entries outside their slot or guest RAM */
 	uint64_t max_fill;     /* most entries taken from one ring in one collection */

@@ -27,9 +27,9 @@ struct rl_region {
 	uint64_t fd_offset; /* bytes */
 	uint32_t page_size; /* of the backing */
 	bool hugetlb, thp;
-	bool zeroed;        /* reads as zeros: nothing was ever written */
-	int fd;             /* owned */
-	uint8_t *hva;       /* mapped: not NULL */
+	bool zeroed;  /* reads as zeros: nothing was ever written */
+	int fd;       /* owned */
+	uint8_t *hva; /* mapped: not NULL */
 };
 
 struct rl_ram {

@@ -26,7 +26,7 @@
 
 #include "base/err.h"
 
-#define RL_NIC_BURST       32u   /* packets per burst, at most */
+#define RL_NIC_BURST       32u /* packets per burst, at most */
 #define RL_NIC_MAX_QUEUES  64u
 #define RL_NIC_MAX_PAYLOAD 8952u /* UDP payload of a 9000-byte MTU over IPv6 */
 
@@ -38,22 +38,22 @@ struct rl_ip {
 
 struct rl_nic_opts {
 	uint32_t n_queues;
-	uint16_t udp_port;      /* of queue 0 */
-	struct rl_ip address;   /* local address; none: the interface's first */
-	uint32_t mtu;           /* 0: the interface's */
-	uint32_t drop_ppm;      /* lab only: drop this share of received packets, per million */
+	uint16_t udp_port;    /* of queue 0 */
+	struct rl_ip address; /* local address; none: the interface's first */
+	uint32_t mtu;         /* 0: the interface's */
+	uint32_t drop_ppm;    /* lab only: drop this share of received packets, per million */
 	uint64_t drop_seed;
-	const char *eal;        /* extra EAL arguments, or NULL */
+	const char *eal; /* extra EAL arguments, or NULL */
 };
 
 struct rl_nic_info {
 	char uri[128];
 	char ifname[IF_NAMESIZE]; /* kernel interface, or "" */
 	uint32_t n_queues;
-	uint32_t max_payload;  /* UDP payload of one datagram over IPv4 and IPv6 alike */
-	uint32_t rx_ring;      /* packets that a queue holds while its worker is away */
+	uint32_t max_payload; /* UDP payload of one datagram over IPv4 and IPv6 alike */
+	uint32_t rx_ring;     /* packets that a queue holds while its worker is away */
 	uint16_t udp_port;
-	struct rl_ip address;  /* the local address in use */
+	struct rl_ip address; /* the local address in use */
 	uint8_t mac[6];
 	bool segments_in_kernel; /* the kernel may pass super-packets (udp:), say so in benchmarks */
 };
@@ -74,8 +74,8 @@ struct rl_pkt {
 
 struct rl_nic_stats { /* per queue, written by its owner; rl_count_read() */
 	uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
-	uint64_t tx_refused;  /* handed back by tx_burst */
-	uint64_t rx_foreign;  /* not UDP, not our port, malformed */
+	uint64_t tx_refused; /* handed back by tx_burst */
+	uint64_t rx_foreign; /* not UDP, not our port, malformed */
 	uint64_t rx_injected_drops;
 	uint64_t alloc_failed;
 };

@@ -32,8 +32,9 @@ struct rl_nic_ops {
 };
 
 struct rl_nic_queue {
-	struct rl_nic_stats st; /* queue owner; backends count rx_foreign and alloc_failed, nic.c the rest */
-	struct rl_rand rand;    /* injected drops */
+	struct rl_nic_stats
+		st; /* queue owner; backends count rx_foreign and alloc_failed, nic.c the rest */
+	struct rl_rand rand; /* injected drops */
 } __attribute__((aligned(64)));
 
 struct rl_nic {

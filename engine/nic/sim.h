@@ -11,14 +11,14 @@
  */
 #include <stdint.h>
 
-struct rl_sim_link {  /* one direction */
+struct rl_sim_link { /* one direction */
 	uint64_t delay_ns;
 	uint64_t jitter_ns;        /* uniform, reorders */
 	uint64_t rate_bytes_per_s; /* 0: unlimited */
 	uint64_t queue_bytes;      /* tail drop; 0: unlimited */
 	uint32_t loss_ppm;
 	uint32_t duplicate_ppm;
-	uint32_t corrupt_ppm;      /* one bit of the payload flips */
+	uint32_t corrupt_ppm; /* one bit of the payload flips */
 };
 
 struct rl_sim_stats { /* one direction */

@@ -73,7 +73,17 @@ class Proc:
             self.p.send_signal(sig)
 
     def freeze(self):
+        """Stop it; returns when none of its threads runs any more."""
         self.kill(signal.SIGSTOP)
+        while self.alive() and not all(self._stopped(t) for t in os.listdir(f"/proc/{self.pid}/task")):
+            time.sleep(0.0005)
+
+    def _stopped(self, thread):
+        try:
+            with open(f"/proc/{self.pid}/task/{thread}/stat") as f:
+                return f.read().rsplit(")", 1)[1].split()[0] in "TZX"
+        except FileNotFoundError:
+            return True
 
     def thaw(self):
         self.kill(signal.SIGCONT)
@@ -291,7 +301,8 @@ def guest_reports(path):
             for line in f:
                 pairs = dict(re.findall(r"([a-z_]+)=(-?\d+)", line))
                 empty = re.search(r"phase=(incoming|receiving|ready) ", line)
-                if "wrong" in pairs and line.endswith("\n") and not empty:
+                # A migration may have cut a line in two.
+                if "wrong" in pairs and "writes" in pairs and line.endswith("\n") and not empty:
                     reports.append({k: int(v) for k, v in pairs.items()})
     except OSError:
         pass

@@ -18,6 +18,7 @@
 
 #include <ramlift/vmm.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/rand.h"
 #include "base/stats.h"
@@ -356,6 +357,60 @@ finish(struct model *m)
 	while (rl_dirty_fill(m->d) > 0);
 	copy_pending(m);
 	check_shadow(m);
+}
+
+/* Mappings of the model's memfds, by whomever. */
+static int
+count_maps(void)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	int n = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		n += strstr(line, "memfd:dirty") != NULL;
+	fclose(f);
+	return n;
+}
+
+/* ---- bitmaps instead of rings ---- */
+
+static struct model *
+bitmap_model(void)
+{
+	struct model *m = model_new(4096, 16384);
+
+	m->opts.bitmap = true;
+	m->opts.n_rings = 0;
+	m->shared->slot[5].bitmap = 8192;
+	m->shared->slot[9].bitmap = 12288;
+	model_open(m);
+	assert_false(rl_dirty_can_fill(m->d));
+	assert_int_equal(rl_dirty_fill(m->d), 0);
+	return m;
+}
+
+static void
+set_bit(struct model *m, uint64_t offset, uint64_t bit)
+{
+	((uint8_t *)m->shared)[offset + bit / 8] |= (uint8_t)(1u << bit % 8);
+}
+
+static bool
+bitmap_collect(struct model *m)
+{
+	rl_dirty_collect(m->d, 1);
+	for (int i = 0; i < 300; i++) {
+		if (model_turn(m))
+			return true;
+		if (!rung(m))
+			continue;
+		assert_int_equal(m->shared->door_cmd, RL_VMM_DOOR_SYNC_BITMAP);
+		assert_int_equal(rl_bitmap_count(&m->pending), 0);
+		answer(m, 0);
+	}
+	return false;
 }
 
 #endif /* RL_TEST_DIRTY_MODEL_H */
