@@ -94,6 +94,31 @@ discard_region(const struct rl_vmm_region *r, int fd)
 	return 0;
 }
 
+static void
+free_ring(const struct rl_vmm_vcpu *ring, int fd)
+{
+	size_t bytes = ring->ring_entries * sizeof(struct rl_vmm_dirty_gfn);
+	struct rl_vmm_dirty_gfn *gfn =
+		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)ring->ring_offset);
+
+	if (gfn == MAP_FAILED)
+		return;
+	for (uint32_t i = 0; i < ring->ring_entries; i++)
+		if (__atomic_load_n(&gfn[i].flags, __ATOMIC_ACQUIRE) & RL_VMM_GFN_DIRTY)
+			__atomic_store_n(&gfn[i].flags, RL_VMM_GFN_RESET, __ATOMIC_RELEASE);
+	munmap(gfn, bytes);
+}
+
+/* Nobody takes entries any more, and KVM does not enter a vCPU whose ring is full. */
+static void
+free_rings(struct rl_vmm_machine *m)
+{
+	for (uint32_t i = 0; i < m->n_rings; i++)
+		free_ring(&m->ring[i], m->ring_fd[i]);
+	if (m->n_rings > 0)
+		m->ops->reset_rings(m->ctx);
+}
+
 /* Source: whatever was done for the migration is undone. A VMM that cannot stop logging only runs slower. */
 static int
 abort_source(struct rl_vmm_machine *m, char *text)
@@ -102,6 +127,7 @@ abort_source(struct rl_vmm_machine *m, char *text)
 
 	stop_logging(m, text);
 	m->logging = false;
+	free_rings(m);
 	if (m->phase != RL_VMM_MIGRATING) {
 		rc = resume(m, text);
 		if (rc != 0)

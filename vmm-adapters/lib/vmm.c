@@ -495,6 +495,9 @@ rl_vmm_start(struct rl_vmm *vmm)
 		return -EINVAL;
 	for (uint32_t i = 0; i < vmm->machine.n_regions; i++)
 		n_pages += vmm->machine.region[i].n_pages;
+	vmm->machine.n_rings = vmm->n_rings;
+	vmm->machine.ring = vmm->vcpu;
+	vmm->machine.ring_fd = vmm->vcpu_fd;
 	err = rl_vmm_board_open(&vmm->board, !ring, n_pages);
 	if (err != 0)
 		return err;
