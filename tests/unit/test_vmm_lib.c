@@ -283,6 +283,28 @@ test_lost(void **state)
 		check_loss(&target[i], true);
 }
 
+/* An engine that is killed leaves full rings, with which KVM enters no vCPU: the library frees them. */
+static void
+test_full_rings(void **state)
+{
+	struct rl_vmm_dirty_gfn gfn = {.flags = RL_VMM_GFN_DIRTY, .slot = 1, .offset = 5};
+	struct engine e;
+
+	(void)state;
+	engine_start(&e, false, false);
+	engine_drive(&e, RL_VMM_MIGRATING);
+	for (uint32_t i = 0; i < N_VCPUS * RING_SLOTS; i += 2)
+		assert_int_equal(pwrite(e.guest.ring, &gfn, sizeof(gfn), i * 16), sizeof(gfn));
+	engine_hang_up(&e);
+	engine_register(&e);
+	assert_int_equal(e.guest.rings_reset, 1);
+	for (uint32_t i = 0; i < N_VCPUS * RING_SLOTS; i++) {
+		assert_int_equal(pread(e.guest.ring, &gfn, sizeof(gfn), i * 16), sizeof(gfn));
+		assert_int_equal(gfn.flags, i % 2 == 0 ? RL_VMM_GFN_RESET : 0);
+	}
+	engine_finish(&e);
+}
+
 static void
 test_after_commit(void **state)
 {
@@ -697,11 +719,12 @@ main(void)
 		cmocka_unit_test(test_registration), cmocka_unit_test(test_create_refuses),
 		cmocka_unit_test(test_source),       cmocka_unit_test(test_target),
 		cmocka_unit_test(test_phases),       cmocka_unit_test(test_lost),
-		cmocka_unit_test(test_after_commit), cmocka_unit_test(test_failing_vmm),
-		cmocka_unit_test(test_bad_requests), cmocka_unit_test(test_garbage),
-		cmocka_unit_test(test_bytewise),     cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_stop_alone),   cmocka_unit_test(test_doorbell),
-		cmocka_unit_test(test_drain),        cmocka_unit_test(test_bitmap),
+		cmocka_unit_test(test_full_rings),   cmocka_unit_test(test_after_commit),
+		cmocka_unit_test(test_failing_vmm),  cmocka_unit_test(test_bad_requests),
+		cmocka_unit_test(test_garbage),      cmocka_unit_test(test_bytewise),
+		cmocka_unit_test(test_refused),      cmocka_unit_test(test_stop_alone),
+		cmocka_unit_test(test_doorbell),     cmocka_unit_test(test_drain),
+		cmocka_unit_test(test_bitmap),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

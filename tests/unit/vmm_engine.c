@@ -301,6 +301,7 @@ engine_open(struct engine *e, bool incoming, bool bitmap)
 	e->guest.ram = memfd_create("ram", MFD_CLOEXEC);
 	e->guest.ring = memfd_create("ring", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(e->guest.ram, RAM_BYTES), 0);
+	assert_int_equal(ftruncate(e->guest.ring, N_VCPUS * RING_SLOTS * 16), 0);
 	assert_int_equal(pwrite(e->guest.ram, "guest", 5, 8192), 5);
 	snprintf(e->dir, sizeof(e->dir), "/tmp/ramlift-test.XXXXXX");
 	assert_non_null(mkdtemp(e->dir));
