@@ -44,8 +44,8 @@ struct dpdk_port {
 	struct rl_dpdk_dev dev[RL_NIC_MAX_QUEUES];
 	uint32_t n_devs;
 	struct rl_xdp *xdp;
-	int placeholder[RL_NIC_MAX_QUEUES];
-	uint32_t n_placeholders;
+	int port_fd[RL_NIC_MAX_QUEUES];
+	uint32_t n_port_fds;
 };
 
 struct dpdk_path {
@@ -89,7 +89,7 @@ interface_read(struct rl_nic *nic, struct rl_frame_end *self, uint32_t *mtu, str
  * "port unreachable". It receives nothing else.
  */
 static int
-placeholders_open(struct dpdk_port *p, struct rl_err *err)
+port_fds_open(struct dpdk_port *p, struct rl_err *err)
 {
 	const struct rl_ip *ip = &p->self.ip;
 	struct sockaddr_in in = {.sin_family = AF_INET};
@@ -108,7 +108,7 @@ placeholders_open(struct dpdk_port *p, struct rl_err *err)
 				err, -errno,
 				"no socket for UDP port %u: %s; raise the limit of open files",
 				p->self.udp_port + k, strerror(errno));
-		p->placeholder[p->n_placeholders++] = fd;
+		p->port_fd[p->n_port_fds++] = fd;
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
 		if (bind(fd, v6 ? (const struct sockaddr *)&in6 : (const struct sockaddr *)&in,
 			 v6 ? sizeof(in6) : sizeof(in)) == 0)
@@ -196,7 +196,7 @@ port_start(struct rl_nic *nic, struct dpdk_port *p, uint32_t mtu, struct rl_err 
 	int ret;
 
 	if (nic->info.ifname[0] != '\0') {
-		ret = placeholders_open(p, err);
+		ret = port_fds_open(p, err);
 		if (ret != 0)
 			return ret;
 	}
@@ -220,8 +220,8 @@ dpdk_close(struct rl_nic *nic)
 	for (uint32_t i = 0; i < p->n_devs; i++)
 		rl_dpdk_dev_close(&p->dev[i]);
 	rl_xdp_detach(p->xdp);
-	for (uint32_t k = 0; k < p->n_placeholders; k++)
-		close(p->placeholder[k]);
+	for (uint32_t k = 0; k < p->n_port_fds; k++)
+		close(p->port_fd[k]);
 	rte_mempool_free(p->pool);
 	free(p);
 	nic->priv = NULL;
