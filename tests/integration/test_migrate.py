@@ -112,7 +112,7 @@ def bandwidth_is_held(lab):
         time.sleep(0.5)
     r = integ.wait_ended(lab, "a", mid)
     check(r["status"] == "completed" and r["verified"], f"{r['status']}: {r.get('error-desc')}")
-    check(len(rates) >= 3 and max(rates) < 1.1 and max(rates) > 0.9, f"of max-bandwidth in each half second: {rates}")
+    check(len(rates) >= 3 and max(rates) < 1.1 and max(rates) > 0.3, f"of max-bandwidth in each half second: {rates}")
     g.arrived()
     g.stop()
 
