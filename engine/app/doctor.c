@@ -96,8 +96,8 @@ hugepages(struct finding *f, uint64_t bytes)
 	if (rc != 0)
 		snprintf(f->text, sizeof(f->text), "this kernel has no such pages");
 	else
-		snprintf(f->text, sizeof(f->text), "%llu, %llu of them free", (unsigned long long)total,
-			 (unsigned long long)free_pages);
+		snprintf(f->text, sizeof(f->text), "%llu, %llu of them free",
+			 (unsigned long long)total, (unsigned long long)free_pages);
 }
 
 static void
@@ -127,7 +127,9 @@ check_udp_gso(struct finding *f)
 {
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), size = 1400;
 
-	set(f, fd >= 0 && setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof(size)) == 0 ? 0 : -errno,
+	set(f,
+	    fd >= 0 && setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof(size)) == 0 ? 0
+											  : -errno,
 	    "UDP_SEGMENT");
 	if (fd >= 0)
 		close(fd);
@@ -182,11 +184,13 @@ check_daemon(struct finding *f)
 static const struct check checks[] = {
 	{"privileges", REQUIRED, check_root, "AF_XDP, userfaultfd and hugepages need them",
 	 "run as root (sudo ramliftd …)"},
-	{"kernel", REQUIRED, check_kernel, "5.18 or newer: dirty rings, XDP links, MADV_COLLAPSE after it",
+	{"kernel", REQUIRED, check_kernel,
+	 "5.18 or newer: dirty rings, XDP links, MADV_COLLAPSE after it",
 	 "apt-get install linux-image-amd64 and reboot"},
 	{"kvm", WANTED, check_kvm, "labvm and QEMU/KVM guests (synthvm does without)",
 	 "modprobe kvm_intel || modprobe kvm_amd; in a VM turn on nested virtualisation"},
-	{"dirty ring", WANTED, check_dirty_ring, "cheap dirty logging (the bitmap backend does without)",
+	{"dirty ring", WANTED, check_dirty_ring,
+	 "cheap dirty logging (the bitmap backend does without)",
 	 "a kernel of 5.11 or newer with KVM"},
 	{"userfaultfd", WANTED, check_userfaultfd, "post-copy",
 	 "a kernel of 5.14 or newer with CONFIG_USERFAULTFD"},
@@ -194,8 +198,10 @@ static const struct check checks[] = {
 	 "scripts/setup hugepages"},
 	{"1 GiB hugepages", WANTED, check_hugepages_1g, "guests with --backing hugetlb-1G",
 	 "echo 4 > /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"},
-	{"locked memory", REQUIRED, check_memlock, "packet buffers of AF_XDP", "ulimit -l unlimited"},
-	{"udp segmentation", WANTED, check_udp_gso, "a fast udp: port", "a kernel of 4.18 or newer"},
+	{"locked memory", REQUIRED, check_memlock, "packet buffers of AF_XDP",
+	 "ulimit -l unlimited"},
+	{"udp segmentation", WANTED, check_udp_gso, "a fast udp: port",
+	 "a kernel of 4.18 or newer"},
 	{"af_xdp", WANTED, check_af_xdp, "dpdk:net_af_xdp ports",
 	 "a kernel with CONFIG_XDP_SOCKETS; without it use a udp: port"},
 	{"dpdk drivers", REQUIRED, check_dpdk, "dpdk: ports", "scripts/setup install"},
@@ -217,9 +223,9 @@ rl_doctor(const char *rpc_socket, bool json)
 		c->fn(&f);
 		if (!f.ok && c->need == REQUIRED)
 			status = 1;
-		json_array_append_new(all, json_pack("{ss sb sb ss ss}", "name", c->name, "found", f.ok,
-						     "required", c->need == REQUIRED, "text", f.text,
-						     "remedy", f.ok ? "" : c->remedy));
+		json_array_append_new(all, json_pack("{ss sb sb ss ss}", "name", c->name, "found",
+						     f.ok, "required", c->need == REQUIRED, "text",
+						     f.text, "remedy", f.ok ? "" : c->remedy));
 		if (json)
 			continue;
 		printf("%-8s %-17s %s\n", f.ok ? "found" : "missing", c->name, f.text);

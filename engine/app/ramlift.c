@@ -22,9 +22,9 @@
 struct options {
 	const char *rpc;
 	bool json, verify, detach;
-	const char *to, *strategy;
+	const char *to, *strategy, *decide;
 	const char *rate, *downtime_ms, *timeout_s;
-	int argc;    /* what is left: names and ids */
+	int argc; /* what is left: names and ids */
 	char **argv;
 };
 
@@ -129,7 +129,8 @@ follow(struct rl_rpc_client *c, const char *id, bool json, struct rl_err *err)
 		json_decref(j);
 		if (interrupted && !cancelled) {
 			cancelled = true;
-			rc = rl_rpc_call(c, "migrate-cancel", json_pack("{ss}", "id", id), &ignored, err);
+			rc = rl_rpc_call(c, "migrate-cancel", json_pack("{ss}", "id", id), &ignored,
+					 err);
 			if (rc != 0)
 				fprintf(stderr, "ramlift: %s\n", err->text);
 			json_decref(ignored);
@@ -216,7 +217,11 @@ cmd_cancel(struct rl_rpc_client *c, const struct options *o, struct rl_err *err)
 static int
 cmd_recover(struct rl_rpc_client *c, const struct options *o, struct rl_err *err)
 {
-	return call_and_show(c, "migrate-recover", which(o), o->json, NULL, err);
+	json_t *params = which(o);
+
+	if (o->decide != NULL)
+		json_object_set_new(params, "decide", json_string(o->decide));
+	return call_and_show(c, "migrate-recover", params, o->json, NULL, err);
 }
 
 static int
@@ -250,9 +255,11 @@ static const struct command commands[] = {
 	{"migrate", "VM --to HOST[:PORT]", "move a running VM, live", cmd_migrate, false},
 	{"status", "[VM|ID]", "the newest migration, or that one", cmd_status, false},
 	{"list", "", "VMs and migrations of this host", cmd_list, false},
-	{"cancel", "[VM|ID]", "give a migration up; the guest stays at the source", cmd_cancel, false},
+	{"cancel", "[VM|ID]", "give a migration up; the guest stays at the source", cmd_cancel,
+	 false},
 	{"set", "[VM|ID]", "change limits of a running migration", cmd_set, false},
-	{"recover", "[VM|ID]", "how a migration in doubt stands", cmd_recover, false},
+	{"recover", "[VM|ID]", "a migration in doubt: how it stands, or decide it", cmd_recover,
+	 false},
 	{"stats", "", "counters of port and workers", cmd_stats, false},
 	{"doctor", "", "what this host has and lacks", cmd_doctor, true},
 };
@@ -263,11 +270,15 @@ usage(FILE *out)
 {
 	fputs("usage: ramlift COMMAND [options]\n\n", out);
 	for (size_t i = 0; i < N_COMMANDS; i++)
-		fprintf(out, "  %-8s %-21s %s\n", commands[i].name, commands[i].args, commands[i].help);
+		fprintf(out, "  %-8s %-21s %s\n", commands[i].name, commands[i].args,
+			commands[i].help);
 	fputs("\n  --to HOST[:PORT]           the target's ramliftd (default port 7410)\n"
 	      "  --max-bandwidth BYTES/S    with K, M, G; 0 = no limit\n"
 	      "  --downtime-limit MS        longest pause to plan for (default 300)\n"
 	      "  --timeout S                give pre-copy that long\n"
+	      "  --decide WHAT              recover: end the doubt by order, when the other host "
+	      "is lost\n"
+	      "                             for good: resume (the guest runs here) or discard\n"
 	      "  --timeout-strategy WHAT    then: cancel (default) or switchover\n"
 	      "  --verify                   compare digests of all guest memory at the pause\n"
 	      "  --detach                   don't wait; print the migration's id\n"
@@ -305,6 +316,7 @@ parse(int argc, char **argv, struct options *o)
 		{"downtime-limit", required_argument, NULL, 'd'},
 		{"timeout", required_argument, NULL, 'T'},
 		{"timeout-strategy", required_argument, NULL, 's'},
+		{"decide", required_argument, NULL, 'R'},
 		{"rpc", required_argument, NULL, 'r'},
 		{"verify", no_argument, NULL, 'v'},
 		{"detach", no_argument, NULL, 'D'},
@@ -317,18 +329,44 @@ parse(int argc, char **argv, struct options *o)
 
 	while ((ch = getopt_long(argc, argv, "h", longs, NULL)) != -1)
 		switch (ch) {
-		case 't': o->to = optarg; break;
-		case 'b': o->rate = optarg; break;
-		case 'd': o->downtime_ms = optarg; break;
-		case 'T': o->timeout_s = optarg; break;
-		case 's': o->strategy = optarg; break;
-		case 'r': o->rpc = optarg; break;
-		case 'v': o->verify = true; break;
-		case 'D': o->detach = true; break;
-		case 'j': o->json = true; break;
-		case 'V': puts("ramlift " RAMLIFT_VERSION); exit(0);
-		case 'h': usage(stdout); exit(0);
-		default: return -EINVAL;
+		case 't':
+			o->to = optarg;
+			break;
+		case 'b':
+			o->rate = optarg;
+			break;
+		case 'd':
+			o->downtime_ms = optarg;
+			break;
+		case 'T':
+			o->timeout_s = optarg;
+			break;
+		case 's':
+			o->strategy = optarg;
+			break;
+		case 'R':
+			o->decide = optarg;
+			break;
+		case 'r':
+			o->rpc = optarg;
+			break;
+		case 'v':
+			o->verify = true;
+			break;
+		case 'D':
+			o->detach = true;
+			break;
+		case 'j':
+			o->json = true;
+			break;
+		case 'V':
+			puts("ramlift " RAMLIFT_VERSION);
+			exit(0);
+		case 'h':
+			usage(stdout);
+			exit(0);
+		default:
+			return -EINVAL;
 		}
 	o->argc = argc - optind;
 	o->argv = argv + optind;
@@ -338,7 +376,8 @@ parse(int argc, char **argv, struct options *o)
 int
 main(int argc, char **argv)
 {
-	struct options o = {.rpc = getenv("RAMLIFT_RPC") != NULL ? getenv("RAMLIFT_RPC") : DEFAULT_RPC};
+	struct options o = {.rpc = getenv("RAMLIFT_RPC") != NULL ? getenv("RAMLIFT_RPC")
+								 : DEFAULT_RPC};
 	struct rl_rpc_client c = {.fd = -1};
 	const struct command *cmd;
 	struct rl_err err = {0};

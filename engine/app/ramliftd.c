@@ -14,12 +14,13 @@
 static void
 usage(FILE *out)
 {
-	fprintf(out,
-		"usage: ramliftd [--config FILE] [--KEY VALUE ...]\n"
-		"       ramliftd --dump-config | --version | --help\n\n"
-		"The migration engine of this host: VMMs connect to its vmm-socket, ramlift to its\n"
-		"rpc-socket, other ramliftd to its TCP port and its NIC port.\n\n"
-		"  --config FILE          read FILE (--dump-config prints one); later options win\n");
+	fprintf(out, "usage: ramliftd [--config FILE] [--KEY VALUE ...]\n"
+		     "       ramliftd --dump-config | --version | --help\n\n"
+		     "The migration engine of this host: VMMs connect to its vmm-socket, ramlift "
+		     "to its\n"
+		     "rpc-socket, other ramliftd to its TCP port and its NIC port.\n\n"
+		     "  --config FILE          read FILE (--dump-config prints one); later options "
+		     "win\n");
 	rl_config_usage(out);
 }
 

@@ -28,9 +28,10 @@ rl_rpc_connect(struct rl_rpc_client *c, const char *path, struct rl_err *err)
 	setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
 	if (connect(c->fd, (struct sockaddr *)&sun, sizeof(sun)) == 0)
 		return 0;
-	rc = rl_err_set(err, -errno,
-			"no ramliftd answers on %s (%s); start ramliftd, or name its socket with --rpc",
-			path, strerror(errno));
+	rc = rl_err_set(
+		err, -errno,
+		"no ramliftd answers on %s (%s); start ramliftd, or name its socket with --rpc",
+		path, strerror(errno));
 	rl_rpc_disconnect(c);
 	return rc;
 }
@@ -96,7 +97,7 @@ int
 rl_rpc_call(struct rl_rpc_client *c, const char *method, json_t *params, json_t **result,
 	    struct rl_err *err)
 {
-	json_t *req = json_pack("{ss si ss so?}", "jsonrpc", "2.0", "id", c->next_id++, "method",
+	json_t *req = json_pack("{ss si ss so*}", "jsonrpc", "2.0", "id", c->next_id++, "method",
 				method, "params", params);
 	char *text = json_dumps(req, JSON_COMPACT), *line = NULL;
 	size_t n = text != NULL ? strlen(text) : 0;

@@ -94,11 +94,13 @@ rl_show_result(json_t *m, bool json)
 		return;
 	}
 	if (!rl_show_completed(m)) {
-		fprintf(stderr, "ramlift: migration of '%s' %s%s%s\n", text(m, "vm"), text(m, "status"),
-			text(m, "error-desc")[0] != '\0' ? ": " : "", text(m, "error-desc"));
+		fprintf(stderr, "ramlift: migration of '%s' %s%s%s\n", text(m, "vm"),
+			text(m, "status"), text(m, "error-desc")[0] != '\0' ? ": " : "",
+			text(m, "error-desc"));
 		return;
 	}
-	printf("'%s' runs at %s: total %" PRId64 " ms, downtime %" PRId64 " ms, %" PRId64 " MiB sent, "
+	printf("'%s' runs at %s: total %" PRId64 " ms, downtime %" PRId64 " ms, %" PRId64
+	       " MiB sent, "
 	       "%" PRId64 " pages + %" PRId64 " zero, %" PRId64 " rounds%s\n",
 	       text(m, "vm"), text(m, "peer"), number(m, "total-time"), number(m, "downtime"),
 	       number(ram, "transferred") >> 20, number(ram, "normal"), number(ram, "duplicate"),
@@ -119,7 +121,9 @@ show_object(json_t *j, int indent)
 			show_object(v, indent + 2);
 			continue;
 		}
-		char *s = json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+		char *s = json_is_string(v)
+				  ? NULL
+				  : json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
 
 		printf("%*s%s: %s\n", indent, "", key, s != NULL ? s : json_string_value(v));
 		free(s);
@@ -139,10 +143,10 @@ rl_show_list(json_t *list)
 	size_t i;
 
 	printf("%-20s %-10s %10s %9s %6s  %s\n", "VM", "PHASE", "MEMORY", "PAGE", "VCPUS", "LOG");
-	json_array_foreach(json_object_get(list, "vms"), i, item)
-		printf("%-20s %-10s %6" PRId64 " MiB %5" PRId64 " KiB %6" PRId64 "  %s\n",
-		       text(item, "name"), text(item, "phase"), number(item, "memory-bytes") >> 20,
-		       number(item, "page-size") >> 10, number(item, "vcpus"), text(item, "backend"));
+	json_array_foreach(json_object_get(list, "vms"), i, item) printf(
+		"%-20s %-10s %6" PRId64 " MiB %5" PRId64 " KiB %6" PRId64 "  %s\n",
+		text(item, "name"), text(item, "phase"), number(item, "memory-bytes") >> 20,
+		number(item, "page-size") >> 10, number(item, "vcpus"), text(item, "backend"));
 	printf("\n%-36s  %-20s %-6s %-10s %s\n", "MIGRATION", "VM", "ROLE", "STATUS", "PEER");
 	json_array_foreach(json_object_get(list, "migrations"), i, item)
 		printf("%-36s  %-20s %-6s %-10s %s\n", text(item, "id"), text(item, "vm"),

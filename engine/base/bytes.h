@@ -12,11 +12,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#define RL_PAGE_SHIFT 12
-#define RL_PAGE_SIZE  4096u
+#define RL_PAGE_SHIFT         12
+#define RL_PAGE_SIZE          4096u
 
-#define rl_likely(x)   __builtin_expect(!!(x), 1)
-#define rl_unlikely(x) __builtin_expect(!!(x), 0)
+#define rl_likely(x)          __builtin_expect(!!(x), 1)
+#define rl_unlikely(x)        __builtin_expect(!!(x), 0)
 
 #define RL_DIV_ROUND_UP(n, d) (((n) + (d)-1) / (d))
 

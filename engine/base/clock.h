@@ -27,7 +27,8 @@ rl_now_ns(void)
 static inline void
 rl_sleep_ns(uint64_t ns)
 {
-	struct timespec ts = {.tv_sec = (time_t)(ns / RL_NS_PER_S), .tv_nsec = (long)(ns % RL_NS_PER_S)};
+	struct timespec ts = {.tv_sec = (time_t)(ns / RL_NS_PER_S),
+			      .tv_nsec = (long)(ns % RL_NS_PER_S)};
 
 	nanosleep(&ts, NULL);
 }

@@ -35,18 +35,22 @@ struct key {
 	}
 
 static const struct key keys[] = {
-	TEXT("daemon", "rpc-socket", rpc_socket, "/run/ramlift/rpc.sock", "where ramlift talks to it"),
+	TEXT("daemon", "rpc-socket", rpc_socket, "/run/ramlift/rpc.sock",
+	     "where ramlift talks to it"),
 	TEXT("daemon", "vmm-socket", vmm_socket, "/run/ramlift/vmm.sock", "where VMMs connect"),
 	TEXT("daemon", "listen", listen, "[::]:7410", "TCP address of the control channel"),
-	VALUE("daemon", "workers", KEY_NUMBER, workers, "1", "poll-mode workers, one NIC queue each"),
+	VALUE("daemon", "workers", KEY_NUMBER, workers, "1",
+	      "poll-mode workers, one NIC queue each"),
 	TEXT("daemon", "cpus", cpus, "", "CPUs to pin workers to, e.g. 2,3; empty: not pinned"),
 	TEXT("daemon", "log-level", log_level, "info", "error, warn, info or debug"),
 	TEXT("port", "uri", uri, "udp:", "dpdk:DEVARGS or udp: (see pmd-config/)"),
-	VALUE("port", "udp-port", KEY_NUMBER, udp_port, "7410", "UDP port of worker 0; + k for worker k"),
+	VALUE("port", "udp-port", KEY_NUMBER, udp_port, "7410",
+	      "UDP port of worker 0; + k for worker k"),
 	TEXT("port", "address", address, "", "local data address; empty: the interface's"),
 	VALUE("port", "mtu", KEY_NUMBER, mtu, "0", "bytes; 0: the interface's"),
 	TEXT("port", "eal", eal, "", "extra EAL arguments"),
-	VALUE("port", "drop-percent", KEY_PERCENT, drop_ppm, "0", "lab only: drop received packets"),
+	VALUE("port", "drop-percent", KEY_PERCENT, drop_ppm, "0",
+	      "lab only: drop received packets"),
 	VALUE("port", "drop-seed", KEY_NUMBER, drop_seed, "1", "lab only: seed of the drops"),
 	VALUE("migration", "max-bandwidth", KEY_RATE, max_bandwidth, "0",
 	      "bytes/s with K, M, G suffixes; 0: no limit"),
@@ -67,6 +71,9 @@ key_set(struct rl_config *cfg, const struct key *k, const char *value, struct rl
 		if (strlen(value) >= k->size)
 			return rl_err_set(err, -ENAMETOOLONG, "%s: at most %zu characters", k->name,
 					  k->size - 1);
+		if (value[strcspn(value, "#\n\r")] != '\0') /* could not be written to a file */
+			return rl_err_set(err, -EINVAL, "%s: '#' and line ends are not possible",
+					  k->name);
 		memset(at, 0, k->size);
 		memcpy(at, value, strlen(value));
 		return 0;
@@ -79,7 +86,8 @@ key_set(struct rl_config *cfg, const struct key *k, const char *value, struct rl
 	case KEY_PERCENT:
 		percent = strtod(value, &end);
 		if (end == value || *end != '\0' || !(percent >= 0 && percent <= 100))
-			return rl_err_set(err, -EINVAL, "%s: '%s' is not a percentage", k->name, value);
+			return rl_err_set(err, -EINVAL, "%s: '%s' is not a percentage", k->name,
+					  value);
 		number = (uint64_t)(percent * 10000 + 0.5);
 		memcpy(at, &number, sizeof(number));
 		return 0;
@@ -112,8 +120,8 @@ key_find(const char *section, const char *name, struct rl_err *err)
 		if (distance(name, keys[i].name) < distance(name, nearest->name))
 			nearest = &keys[i];
 	}
-	rl_err_set(err, -ENOENT, "unknown key '%s'; did you mean '%s' in [%s]?", name, nearest->name,
-		   nearest->section);
+	rl_err_set(err, -ENOENT, "unknown key '%s'; did you mean '%s' in [%s]?", name,
+		   nearest->name, nearest->section);
 	return NULL;
 }
 
@@ -134,12 +142,21 @@ rl_config_set(struct rl_config *cfg, const char *key, const char *value, struct 
 }
 
 static int
-load_section(struct rl_config *cfg, struct rte_cfgfile *file, const char *section,
-	     struct rl_err *err)
+load_section(struct rl_config *cfg, struct rte_cfgfile *file, int index, struct rl_err *err)
 {
 	struct rte_cfgfile_entry entry[64];
-	int n = rte_cfgfile_section_entries(file, section, entry, 64);
+	char section[CFG_NAME_LEN];
+	int n = rte_cfgfile_section_entries_by_index(file, index, section, entry, 64);
+	bool known = false;
 
+	for (size_t i = 0; i < N_KEYS; i++)
+		known |= strcmp(keys[i].section, section) == 0;
+	if (!known)
+		return rl_err_set(err, -ENOENT,
+				  "unknown section [%s]; known: [daemon] [port] [migration]",
+				  section);
+	if (rte_cfgfile_section_num_entries_by_index(file, section, index) > n)
+		return rl_err_set(err, -E2BIG, "more than %d lines in [%s]", n, section);
 	for (int i = 0; i < n; i++) {
 		const struct key *k = key_find(section, entry[i].name, err);
 
@@ -153,44 +170,51 @@ load_section(struct rl_config *cfg, struct rte_cfgfile *file, const char *sectio
 	return 0;
 }
 
+/* The library passes over a line without '=', be it a typo or binary. */
+static int
+check_lines(const char *path, struct rl_err *err)
+{
+	FILE *f = fopen(path, "re");
+	char *line = NULL;
+	size_t size = 0;
+	int rc = 0;
+
+	for (unsigned int n = 1; f != NULL && rc == 0 && getline(&line, &size, f) >= 0; n++) {
+		const char *p = line + strspn(line, " \t\r\n");
+
+		if (*p != '\0' && *p != '#' && *p != '[' && p[strcspn(p, "=#")] != '=')
+			rc = rl_err_set(err, -EINVAL,
+					"%s: line %u is neither [section] nor key = value", path,
+					n);
+	}
+	if (f == NULL || ferror(f))
+		rc = rl_err_set(err, -errno, "cannot read configuration %s: %s", path,
+				strerror(errno));
+	if (f != NULL)
+		fclose(f);
+	free(line);
+	return rc;
+}
+
 int
 rl_config_load(struct rl_config *cfg, const char *path, struct rl_err *err)
 {
 	const struct rte_cfgfile_parameters params = {.comment_character = '#'};
-	char names[8][CFG_NAME_LEN], *name[8];
 	struct rte_cfgfile *file;
-	FILE *probe = fopen(path, "re");
-	int n, rc = 0;
+	int n, rc = check_lines(path, err);
 
-	if (probe == NULL)
-		return rl_err_set(err, -errno, "cannot read configuration %s: %s", path, strerror(errno));
-	fclose(probe);
+	if (rc != 0)
+		return rc;
 	file = rte_cfgfile_load_with_params(path, CFG_FLAG_EMPTY_VALUES, &params);
 	if (file == NULL)
-		return rl_err_set(err, -EINVAL,
-				  "%s: not a configuration file; see ramliftd --dump-config for one",
-				  path);
-	for (int i = 0; i < 8; i++)
-		name[i] = names[i];
+		return rl_err_set(
+			err, -EINVAL,
+			"%s: not a configuration file; see ramliftd --dump-config for one", path);
 	n = rte_cfgfile_num_sections(file, NULL, 0);
-	if (n > 8) {
-		rc = rl_err_set(err, -EINVAL, "%s: too many sections", path);
-		goto out;
-	}
-	rte_cfgfile_sections(file, name, n);
-	for (int i = 0; i < n && rc == 0; i++) {
-		bool known = false;
-
-		for (size_t k = 0; k < N_KEYS; k++)
-			known |= strcmp(keys[k].section, name[i]) == 0;
-		rc = known ? load_section(cfg, file, name[i], err)
-			   : rl_err_set(err, -ENOENT,
-					"unknown section [%s]; known: [daemon] [port] [migration]",
-					name[i]);
-	}
-	if (rc != 0)
+	for (int i = 0; i < n && rc == 0; i++)
+		rc = load_section(cfg, file, i, err);
+	if (rc != 0 && err != NULL)
 		rl_err_prefix(err, "%s", path);
-out:
 	rte_cfgfile_close(file);
 	return rc;
 }
@@ -231,9 +255,12 @@ int
 rl_config_check(const struct rl_config *cfg, struct rl_err *err)
 {
 	if (cfg->workers == 0 || cfg->workers > 64 || !rl_is_pow2(cfg->workers))
-		return rl_err_set(err, -EINVAL, "workers: 1, 2, 4, … 64, not %" PRIu64, cfg->workers);
+		return rl_err_set(err, -EINVAL, "workers: 1, 2, 4, … 64, not %" PRIu64,
+				  cfg->workers);
 	if (cfg->udp_port == 0 || cfg->udp_port + cfg->workers > 65536)
 		return rl_err_set(err, -EINVAL, "udp-port: 1 to %" PRIu64, 65536 - cfg->workers);
+	if (cfg->mtu > 65535)
+		return rl_err_set(err, -EINVAL, "mtu: 0 (the interface's) to 65535 bytes");
 	if (cfg->downtime_limit_ms == 0 || cfg->downtime_limit_ms > 2000000)
 		return rl_err_set(err, -EINVAL, "downtime-limit: 1 to 2000000 ms");
 	return 0;

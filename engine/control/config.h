@@ -34,7 +34,7 @@ struct rl_config {
 	uint64_t drop_ppm;
 	uint64_t drop_seed;
 	/* [migration] */
-	uint64_t max_bandwidth;     /* bytes/s, 0: unlimited */
+	uint64_t max_bandwidth; /* bytes/s, 0: unlimited */
 	uint64_t downtime_limit_ms;
 };
 

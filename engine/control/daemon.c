@@ -23,10 +23,11 @@
 #include "control/units.h"
 #include "control/uuid.h"
 
-#define REGISTER_NS  (5 * RL_NS_PER_S)
-#define MAX_THREADS  256u
+#define REGISTER_NS (5 * RL_NS_PER_S)
+#define MAX_THREADS 256u
 
-struct client { /* an RPC connection */
+struct rl_client { /* an RPC connection */
+	struct rl_client *next;
 	int fd;
 	size_t in_bytes, out_bytes, out_done;
 	char *out; /* replies not yet written */
@@ -86,14 +87,15 @@ vm_names(struct rl_daemon *d, char *text, size_t size)
 	size_t at = 0;
 
 	text[0] = '\0';
-	for (struct rl_vm *vm = d->vms; vm != NULL && at + RL_VMM_NAME_BYTES + 32 < size; vm = vm->next)
+	for (struct rl_vm *vm = d->vms; vm != NULL && at + RL_VMM_NAME_BYTES + 32 < size;
+	     vm = vm->next)
 		at += (size_t)snprintf(text + at, size - at, "%s%s (%s)", at > 0 ? ", " : "",
-				       vm->hello.name, rl_vm_phase_name(vm->hello.phase));
+				       vm->hello.name, rl_vm_phase_name(rl_vm_phase(vm)));
 }
 
 int
-rl_daemon_take_vm(struct rl_daemon *d, const char *name, enum rl_vmm_phase phase, struct rl_vm **out,
-		  struct rl_err *err)
+rl_daemon_take_vm(struct rl_daemon *d, const char *name, enum rl_vmm_phase phase,
+		  struct rl_vm **out, struct rl_err *err)
 {
 	struct rl_vm *vm;
 	char names[256];
@@ -104,15 +106,16 @@ rl_daemon_take_vm(struct rl_daemon *d, const char *name, enum rl_vmm_phase phase
 		vm = vm->next;
 	vm_names(d, names, sizeof(names));
 	if (vm == NULL)
-		rc = rl_err_set(err, -ENOENT,
-				"no VM named '%s' is connected to this ramliftd; there %s%s; start it "
-				"with --engine %s",
-				name, names[0] != '\0' ? "are: " : "is none", names, d->cfg.vmm_socket);
+		rc = rl_err_set(
+			err, -ENOENT,
+			"no VM named '%s' is connected to this ramliftd; there %s%s; start it "
+			"with --engine %s",
+			name, names[0] != '\0' ? "are: " : "is none", names, d->cfg.vmm_socket);
 	else if (vm->busy)
 		rc = rl_err_set(err, -EBUSY, "VM '%s' is in a migration already", name);
-	else if (vm->hello.phase != (uint32_t)phase)
+	else if (rl_vm_phase(vm) != (uint32_t)phase)
 		rc = rl_err_set(err, -EINVAL, "VM '%s' is %s here, not %s%s", name,
-				rl_vm_phase_name(vm->hello.phase), rl_vm_phase_name(phase),
+				rl_vm_phase_name(rl_vm_phase(vm)), rl_vm_phase_name(phase),
 				phase == RL_VMM_INCOMING ? "; start it with --incoming" : "");
 	if (rc == 0) {
 		vm->busy = true;
@@ -150,11 +153,15 @@ rl_daemon_put_vm(struct rl_daemon *d, struct rl_vm *vm)
 void
 rl_daemon_add_session(struct rl_daemon *d, struct rl_session *s)
 {
+	const uint64_t one = 1;
 	uint32_t ended = 0;
 
 	pthread_mutex_lock(&d->lock);
 	s->next = d->sessions;
 	d->sessions = s;
+	/* Those that were there have been told already. */
+	if (d->stopping && write(s->cancel_fd, &one, sizeof(one)) < 0)
+		rl_warn("stopping: %s", strerror(errno));
 	for (struct rl_session **at = &d->sessions; *at != NULL;) {
 		struct rl_session *old = *at;
 
@@ -171,28 +178,38 @@ rl_daemon_add_session(struct rl_daemon *d, struct rl_session *s)
 const char *
 rl_daemon_outcome(struct rl_daemon *d, const uint8_t uuid[16], struct rl_session **live)
 {
+	bool given_up = false, ready = false;
+
 	*live = NULL;
 	for (struct rl_session *s = d->sessions; s != NULL; s = s->next) {
 		if (!s->target || memcmp(s->uuid, uuid, 16) != 0)
 			continue;
-		if (!s->ended) {
-			*live = s;
-			return s->committed ? "ready" : "active";
-		}
-		if (s->status == RL_STATUS_COMPLETED)
+		if (s->ended && s->status == RL_STATUS_COMPLETED)
 			return "running";
-		if (!s->committed)
-			return "aborted";
+		if (s->ended) {
+			given_up |= !s->committed;
+			continue;
+		}
+		pthread_mutex_lock(&s->lock);
+		ready |= s->committed;
+		if (*live == NULL || s->committed)
+			*live = s;
+		pthread_mutex_unlock(&s->lock);
 	}
-	/* Sessions of an earlier ramliftd live on in their VMMs. */
+	if (*live != NULL)
+		return ready ? "ready" : "active";
+	if (given_up)
+		return "aborted";
+	/* Sessions of an earlier ramliftd live on in their VMMs; a busy VM is in another one. */
 	for (struct rl_vm *vm = d->vms; vm != NULL; vm = vm->next) {
-		if (!vm->hello.last.is_target || memcmp(vm->hello.last.session, uuid, 16) != 0)
+		if (vm->busy || !vm->hello.last.is_target ||
+		    memcmp(vm->hello.last.session, uuid, 16) != 0)
 			continue;
 		if (vm->hello.phase == RL_VMM_READY)
 			return "ready";
 		if (vm->hello.last_outcome == RL_VMM_ABORTED || vm->hello.phase == RL_VMM_INCOMING)
 			return "aborted";
-		return "running";
+		return vm->hello.last_outcome == RL_VMM_COMPLETED ? "running" : "unknown";
 	}
 	return "unknown";
 }
@@ -206,8 +223,9 @@ rl_daemon_port_json(const struct rl_daemon *d)
 	rl_format_ip(&info->address, address);
 	snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", info->mac[0], info->mac[1],
 		 info->mac[2], info->mac[3], info->mac[4], info->mac[5]);
-	return json_pack("{ss si ss si si}", "address", address, "udp-port", (int)info->udp_port, "mac",
-			 mac, "max-payload", (int)info->max_payload, "credit", (int)info->rx_ring);
+	return json_pack("{ss si ss si si}", "address", address, "udp-port", (int)info->udp_port,
+			 "mac", mac, "max-payload", (int)info->max_payload, "credit",
+			 (int)info->rx_ring);
 }
 
 int
@@ -242,19 +260,46 @@ may_register(void *ctx, const struct rl_vmm_hello *hello, struct rl_err *err)
 	pthread_mutex_lock(&d->lock);
 	for (struct rl_vm *vm = d->vms; vm != NULL; vm = vm->next)
 		if (strcmp(vm->hello.name, hello->name) == 0)
-			rc = rl_err_set(err, -EEXIST,
-					"a VM named '%s' (pid %d) is connected already; give this one "
-					"another --name",
-					hello->name, vm->pid);
+			rc = rl_err_set(
+				err, -EEXIST,
+				"a VM named '%s' (pid %d) is connected already; give this one "
+				"another --name",
+				hello->name, vm->pid);
 	pthread_mutex_unlock(&d->lock);
 	return rc;
 }
 
+/* Is the source's side of this migration in our list? Then its target has been told. */
+static bool
+source_known(struct rl_daemon *d, const uint8_t uuid[16])
+{
+	bool known = false;
+
+	pthread_mutex_lock(&d->lock);
+	for (struct rl_session *s = d->sessions; s != NULL; s = s->next)
+		known |= !s->target && memcmp(s->uuid, uuid, 16) == 0;
+	pthread_mutex_unlock(&d->lock);
+	return known;
+}
+
+/* Did a session that lost its VMM tell the source "aborted"? Then the guest that is back must not wait. */
+static bool
+given_up(struct rl_daemon *d, const uint8_t uuid[16])
+{
+	struct rl_session *live;
+	bool aborted;
+
+	pthread_mutex_lock(&d->lock);
+	aborted = strcmp(rl_daemon_outcome(d, uuid, &live), "aborted") == 0;
+	pthread_mutex_unlock(&d->lock);
+	return aborted;
+}
+
 /* A VM that was left in the middle by an earlier ramliftd. */
 static void
-resume_session(struct rl_daemon *d, const struct rl_vm *vm)
+resume_session(struct rl_daemon *d, const struct rl_vmm_hello *h, uint64_t n_pages)
 {
-	const struct rl_vmm_hello *h = &vm->hello;
+	const uint64_t one = 1;
 	void *(*main_fn)(void *) = NULL;
 	struct rl_session *s;
 	struct rl_err err;
@@ -264,7 +309,7 @@ resume_session(struct rl_daemon *d, const struct rl_vm *vm)
 	else if (h->phase == RL_VMM_READY)
 		main_fn = rl_sink_session_recover;
 	else if (h->phase == RL_VMM_RUNNING && !h->last.is_target && h->last.peer[0] != '\0' &&
-		 h->last_outcome == RL_VMM_ABORTED)
+		 h->last_outcome == RL_VMM_ABORTED && !source_known(d, h->last.session))
 		main_fn = rl_source_session_abort;
 	if (main_fn == NULL)
 		return;
@@ -273,7 +318,12 @@ resume_session(struct rl_daemon *d, const struct rl_vm *vm)
 		rl_error("no memory to recover the migration of '%s'", h->name);
 		return;
 	}
-	s->total_bytes = vm->ram.n_pages * RL_PAGE_SIZE;
+	s->total_bytes = n_pages * RL_PAGE_SIZE;
+	if (h->phase == RL_VMM_READY && given_up(d, h->last.session)) {
+		s->new_peer_abort = true;
+		if (write(s->relink_fd, &one, sizeof(one)) < 0)
+			rl_warn("giving up '%s': %s", h->name, strerror(errno));
+	}
 	rl_daemon_add_session(d, s);
 	if (rl_session_start(s, main_fn, &err) != 0)
 		rl_session_end(s, RL_STATUS_FAILED, &err);
@@ -284,9 +334,11 @@ greet_main(void *arg)
 {
 	struct greeting g = *(struct greeting *)arg;
 	struct rl_daemon *d = g.d;
+	struct rl_vmm_hello hello;
 	struct rl_err err = {0};
 	struct rl_vm *vm;
 	bool duplicate = false;
+	uint64_t n_pages;
 
 	free(arg);
 	if (rl_vm_register(g.fd, REGISTER_NS, may_register, d, &vm, &err) != 0) {
@@ -309,9 +361,11 @@ greet_main(void *arg)
 	}
 	vm->next = d->vms;
 	d->vms = vm;
+	hello = vm->hello;
+	n_pages = vm->ram.n_pages;
 	watch(d, EPOLL_CTL_ADD, vm->fd, EPOLLIN | EPOLLRDHUP, vm, TAG_VM);
-	pthread_mutex_unlock(&d->lock);
-	resume_session(d, vm);
+	pthread_mutex_unlock(&d->lock); /* from here on it may go at any time */
+	resume_session(d, &hello, n_pages);
 out:
 	rl_daemon_thread_done(d);
 	return NULL;
@@ -349,8 +403,13 @@ vm_event(struct rl_daemon *d, const struct rl_vm *vm)
 }
 
 static void
-client_close(struct client *c)
+client_close(struct rl_daemon *d, struct rl_client *c)
 {
+	for (struct rl_client **at = &d->clients; *at != NULL; at = &(*at)->next)
+		if (*at == c) {
+			*at = c->next;
+			break;
+		}
 	close(c->fd);
 	free(c->out);
 	free(c);
@@ -358,7 +417,7 @@ client_close(struct client *c)
 
 /* Returns false when the client has to go. */
 static bool
-client_flush(struct rl_daemon *d, struct client *c)
+client_flush(struct rl_daemon *d, struct rl_client *c)
 {
 	while (c->out_done < c->out_bytes) {
 		ssize_t k = send(c->fd, c->out + c->out_done, c->out_bytes - c->out_done,
@@ -377,7 +436,7 @@ client_flush(struct rl_daemon *d, struct client *c)
 }
 
 static bool
-client_reply(struct client *c, json_t *reply)
+client_reply(struct rl_client *c, json_t *reply)
 {
 	char *text = json_dumps(reply, JSON_COMPACT), *out;
 	size_t n = text != NULL ? strlen(text) : 0;
@@ -395,7 +454,7 @@ client_reply(struct client *c, json_t *reply)
 }
 
 static bool
-client_event(struct rl_daemon *d, struct client *c, uint32_t events)
+client_event(struct rl_daemon *d, struct rl_client *c, uint32_t events)
 {
 	char *line = c->in, *end;
 	ssize_t k;
@@ -424,7 +483,7 @@ static void
 accept_rpc(struct rl_daemon *d)
 {
 	int fd = accept4(d->rpc_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct client *c;
+	struct rl_client *c;
 
 	if (fd < 0)
 		return;
@@ -434,6 +493,8 @@ accept_rpc(struct rl_daemon *d)
 		return;
 	}
 	c->fd = fd;
+	c->next = d->clients;
+	d->clients = c;
 	watch(d, EPOLL_CTL_ADD, fd, EPOLLIN, c, 0);
 }
 
@@ -444,16 +505,21 @@ listen_unix(const char *path, mode_t mode, struct rl_err *err)
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	char dir[sizeof(sun.sun_path)], *slash;
+	struct stat st;
+	int rc;
 
 	if (fd < 0)
 		return rl_err_set(err, -errno, "socket: %s", strerror(errno));
 	memcpy(sun.sun_path, path, strnlen(path, sizeof(sun.sun_path) - 1));
-	if (connect(fd, (struct sockaddr *)&sun, sizeof(sun)) == 0) {
+	if (connect(fd, (struct sockaddr *)&sun, sizeof(sun)) == 0 || errno == EAGAIN) {
 		close(fd);
-		return rl_err_set(err, -EADDRINUSE, "%s: another ramliftd answers there; give this one "
-				  "sockets of its own", path);
+		return rl_err_set(err, -EADDRINUSE,
+				  "%s: another ramliftd answers there; give this one "
+				  "sockets of its own",
+				  path);
 	}
-	unlink(path);
+	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+		unlink(path);
 	memcpy(dir, sun.sun_path, sizeof(dir));
 	slash = strrchr(dir, '/');
 	if (slash != NULL && slash != dir) {
@@ -466,8 +532,9 @@ listen_unix(const char *path, mode_t mode, struct rl_err *err)
 		goto fail;
 	return fd;
 fail:
+	rc = rl_err_set(err, -errno, "cannot listen on '%s': %s", path, strerror(errno));
 	close(fd);
-	return rl_err_set(err, -errno, "cannot listen on %s: %s", path, strerror(errno));
+	return rc;
 }
 
 static int
@@ -487,7 +554,8 @@ listen_tcp(struct rl_daemon *d, struct rl_err *err)
 	if (ss.ss_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
 	if (bind(fd, (struct sockaddr *)&ss, len) != 0 || listen(fd, 64) != 0) {
-		rc = rl_err_set(err, -errno, "cannot listen on TCP %s: %s; set --listen to a free address",
+		rc = rl_err_set(err, -errno,
+				"cannot listen on TCP %s: %s; set --listen to a free address",
 				d->cfg.listen, strerror(errno));
 		close(fd);
 		return rc;
@@ -510,7 +578,8 @@ open_port(struct rl_daemon *d, struct rl_err *err)
 	int rc;
 
 	if (rl_parse_ip(d->cfg.address, &opts.address) != 0)
-		return rl_err_set(err, -EINVAL, "address '%s' is not an IP address", d->cfg.address);
+		return rl_err_set(err, -EINVAL, "address '%s' is not an IP address",
+				  d->cfg.address);
 	rc = rl_nic_open(d->cfg.uri, &opts, &d->nic, err);
 	if (rc != 0)
 		return rl_err_prefix(err, "port %s", d->cfg.uri);
@@ -575,7 +644,7 @@ dispatch(struct rl_daemon *d, const struct epoll_event *e)
 	} else if (ptr == &d->listen_fd) {
 		accept_peer(d);
 	} else if (!client_event(d, ptr, e->events)) {
-		client_close(ptr);
+		client_close(d, ptr);
 	}
 }
 
@@ -589,7 +658,8 @@ rl_daemon_run(struct rl_daemon *d)
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
-	sig_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK); /* blocked by main() before threads */
+	sig_fd = signalfd(-1, &signals,
+			  SFD_CLOEXEC | SFD_NONBLOCK); /* blocked by main() before threads */
 	if (sig_fd < 0)
 		return -errno;
 	watch(d, EPOLL_CTL_ADD, sig_fd, EPOLLIN, NULL, 0);
@@ -630,6 +700,8 @@ void
 rl_daemon_stop(struct rl_daemon *d)
 {
 	stop_threads(d);
+	while (d->clients != NULL)
+		client_close(d, d->clients);
 	while (d->sessions != NULL) {
 		struct rl_session *s = d->sessions;
 

@@ -30,6 +30,8 @@ struct rl_daemon {
 	char listen_text[64];
 	uint64_t born_ns;
 
+	struct rl_client *clients; /* RPC connections; control thread */
+
 	/* under the lock */
 	pthread_mutex_t lock;
 	pthread_cond_t idle; /* a thread of ours ended */

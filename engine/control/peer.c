@@ -98,8 +98,10 @@ fail:
 	rl_peer_close(p);
 	if (rc == -ECANCELED)
 		return channel_error(err, rc);
-	return rl_err_set(err, rc, "%s; is ramliftd running there, and does a firewall let its TCP "
-			  "port through?", strerror(-rc));
+	return rl_err_set(err, rc,
+			  "%s; is ramliftd running there, and does a firewall let its TCP "
+			  "port through?",
+			  strerror(-rc));
 }
 
 void
@@ -214,7 +216,8 @@ recv_body(struct rl_peer *p, struct rl_peer_msg *msg, uint32_t json_bytes, uint6
 	free(text);
 	msg->type = json_string_value(json_object_get(msg->json, "type"));
 	if (msg->type == NULL)
-		return rl_err_set(err, -EPROTO, "the peer sent a message that is not JSON with a type");
+		return rl_err_set(err, -EPROTO,
+				  "the peer sent a message that is not JSON with a type");
 	return 0;
 }
 
@@ -231,8 +234,13 @@ rl_peer_recv(struct rl_peer *p, struct rl_peer_msg *msg, uint64_t deadline_ns, s
 	if (rc != 0)
 		return channel_error(err, rc);
 	if (rl_peer_header(hdr, &json_bytes, &blob_bytes) != 0)
+		return rl_err_set(
+			err, -EPROTO,
+			"what came is not ramlift's control protocol; is that port ramliftd's?");
+	if (blob_bytes > p->max_blob)
 		return rl_err_set(err, -EPROTO,
-				  "what came is not ramlift's control protocol; is that port ramliftd's?");
+				  "the peer sent %llu bytes of data, %llu are allowed here",
+				  (unsigned long long)blob_bytes, (unsigned long long)p->max_blob);
 	msg->blob_bytes = (size_t)blob_bytes;
 	rc = recv_body(p, msg, json_bytes, deadline_ns, err);
 	if (rc == 0 && strcmp(msg->type, "error") == 0) {
@@ -267,6 +275,21 @@ rl_peer_msg_free(struct rl_peer_msg *msg)
 	memset(msg, 0, sizeof(*msg));
 }
 
+json_t *
+rl_peer_text(const char *text)
+{
+	char plain[sizeof(((struct rl_err *)0)->text)];
+	json_t *j = json_string(text);
+	size_t n = 0;
+
+	if (j != NULL)
+		return j;
+	for (; text[n] != '\0' && n < sizeof(plain) - 1; n++)
+		plain[n] = (text[n] & 0x80) != 0 ? '?' : text[n];
+	plain[n] = '\0';
+	return json_string(plain);
+}
+
 void
 rl_peer_send_error(struct rl_peer *p, const struct rl_err *why)
 {
@@ -274,7 +297,8 @@ rl_peer_send_error(struct rl_peer *p, const struct rl_err *why)
 		struct rl_peer once = {.fd = p->fd, .cancel_fd = -1};
 
 		/* The session may have been cancelled: the peer is to know all the same. */
-		rl_peer_send(&once, json_pack("{ss ss}", "type", "error", "text", why->text), NULL, 0,
-			     rl_now_ns() + RL_NS_PER_S, NULL);
+		rl_peer_send(&once,
+			     json_pack("{ss so}", "type", "error", "text", rl_peer_text(why->text)),
+			     NULL, 0, rl_now_ns() + RL_NS_PER_S, NULL);
 	}
 }

@@ -29,8 +29,9 @@
 #define RL_PEER_MAX_BLOB (256u << 20)
 
 struct rl_peer {
-	int fd;        /* -1: closed */
-	int cancel_fd; /* borrowed; -1: none */
+	int fd;            /* -1: closed */
+	int cancel_fd;     /* borrowed; -1: none */
+	uint64_t max_blob; /* that we are ready to receive; 0 until we know whom we talk to */
 };
 
 struct rl_peer_msg {
@@ -61,6 +62,9 @@ void rl_peer_send_error(struct rl_peer *p, const struct rl_err *why);
 
 /** Read and check the 16-byte header. Pure; for the parser's fuzz target. -EPROTO. */
 int rl_peer_header(const uint8_t *buf, uint32_t *json_bytes, uint64_t *blob_bytes);
+
+/** @text as a JSON string. What came from a VMM or was cut need not be UTF-8: then '?' for what is not ASCII. */
+json_t *rl_peer_text(const char *text);
 
 /** Wait until @fd is readable. 0, -ETIMEDOUT, -ECANCELED. */
 int rl_wait_readable(int fd, int cancel_fd, uint64_t deadline_ns);

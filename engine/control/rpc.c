@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "control/daemon.h"
+#include "control/peer.h"
 #include "control/rpc.h"
 #include "control/units.h"
 #include "control/uuid.h"
@@ -29,8 +30,8 @@ do_version(struct rl_daemon *d, json_t *params, struct rl_err *err)
 	(void)d;
 	(void)params;
 	(void)err;
-	return json_pack("{ss si si}", "version", RAMLIFT_VERSION, "wire", RAMLIFT_WIRE_VERSION, "vmm",
-			 RAMLIFT_VMM_VERSION);
+	return json_pack("{ss si si}", "version", RAMLIFT_VERSION, "wire", RAMLIFT_WIRE_VERSION,
+			 "vmm", RAMLIFT_VMM_VERSION);
 }
 
 static json_t *
@@ -39,13 +40,13 @@ vm_json(const struct rl_vm *vm)
 	char uuid[37];
 
 	rl_uuid_format(vm->hello.uuid, uuid);
-	return json_pack("{ss ss ss sI sI si ss si}", "name", vm->hello.name, "uuid", uuid, "phase",
-			 rl_vm_phase_name(vm->hello.phase), "memory-bytes",
-			 (json_int_t)(vm->ram.n_pages << 12), "page-size",
-			 (json_int_t)vm->ram.region[0].page_size, "vcpus", (int)vm->hello.n_vcpus,
-			 "backend",
-			 vm->hello.features & RL_VMM_FEAT_DIRTY_RING ? "dirty-ring" : "dirty-bitmap",
-			 "pid", (int)vm->pid);
+	return json_pack(
+		"{ss ss ss sI sI si ss si}", "name", vm->hello.name, "uuid", uuid, "phase",
+		rl_vm_phase_name(rl_vm_phase(vm)), "memory-bytes",
+		(json_int_t)(vm->ram.n_pages << 12), "page-size",
+		(json_int_t)vm->ram.region[0].page_size, "vcpus", (int)vm->hello.n_vcpus, "backend",
+		vm->hello.features & RL_VMM_FEAT_DIRTY_RING ? "dirty-ring" : "dirty-bitmap", "pid",
+		(int)vm->pid);
 }
 
 static json_t *
@@ -82,7 +83,9 @@ get_uint(json_t *params, const char *key, uint64_t max, uint64_t *value, struct 
 static int
 get_parameters(json_t *params, struct rl_parameters *p, struct rl_err *err)
 {
-	const char *strategy = json_string_value(json_object_get(params, "timeout-strategy"));
+	json_t *how = json_object_get(params, "timeout-strategy");
+	json_t *verify = json_object_get(params, "verify");
+	const char *strategy = json_string_value(how);
 	int rc = get_uint(params, "max-bandwidth", 1ull << 50, &p->max_bandwidth, err);
 
 	if (rc == 0)
@@ -91,13 +94,16 @@ get_parameters(json_t *params, struct rl_parameters *p, struct rl_err *err)
 		rc = get_uint(params, "timeout", 1u << 30, &p->timeout_s, err);
 	if (rc != 0)
 		return rc;
-	if (strategy != NULL && strcmp(strategy, "cancel") != 0 && strcmp(strategy, "switchover") != 0)
+	if (how != NULL && (strategy == NULL || (strcmp(strategy, "cancel") != 0 &&
+						 strcmp(strategy, "switchover") != 0)))
 		return rl_err_set(err, -EINVAL, "'timeout-strategy' must be cancel or switchover");
+	if (verify != NULL && !json_is_boolean(verify))
+		return rl_err_set(err, -EINVAL, "'verify' must be true or false");
 	if (strategy != NULL)
-		p->timeout_strategy = strcmp(strategy, "cancel") == 0 ? RL_TIMEOUT_CANCEL
-								      : RL_TIMEOUT_SWITCHOVER;
-	if (json_is_boolean(json_object_get(params, "verify")))
-		p->verify = json_is_true(json_object_get(params, "verify"));
+		p->timeout_strategy =
+			strcmp(strategy, "cancel") == 0 ? RL_TIMEOUT_CANCEL : RL_TIMEOUT_SWITCHOVER;
+	if (verify != NULL)
+		p->verify = json_is_true(verify);
 	return 0;
 }
 
@@ -109,7 +115,7 @@ do_migrate(struct rl_daemon *d, json_t *params, struct rl_err *err)
 	struct sockaddr_storage ss;
 	socklen_t len;
 	uint8_t uuid[16];
-	char peer[RL_ENDPOINT_TEXT];
+	char peer[RL_ENDPOINT_TEXT], id[37];
 	struct rl_session *s;
 
 	if (vm == NULL || to == NULL) {
@@ -124,6 +130,7 @@ do_migrate(struct rl_daemon *d, json_t *params, struct rl_err *err)
 	}
 	rl_format_endpoint(&ss, peer);
 	rl_uuid_make(uuid);
+	rl_uuid_format(uuid, id);
 	s = rl_session_create(d, false, uuid, vm, peer);
 	if (s == NULL) {
 		rl_err_set(err, -ENOMEM, "no memory for a migration");
@@ -138,17 +145,21 @@ do_migrate(struct rl_daemon *d, json_t *params, struct rl_err *err)
 		rl_session_end(s, RL_STATUS_FAILED, err);
 		return NULL;
 	}
-	return json_pack("{ss}", "id", s->id);
+	return json_pack("{ss}", "id", id); /* by now it may have ended */
 }
 
 /* The session that 'id' or 'vm' names, or the newest. Call with the lock held. */
 static struct rl_session *
 find(struct rl_daemon *d, json_t *params, struct rl_err *err)
 {
-	const char *id = json_string_value(json_object_get(params, "id"));
-	const char *vm = json_string_value(json_object_get(params, "vm"));
+	json_t *by_id = json_object_get(params, "id"), *by_vm = json_object_get(params, "vm");
+	const char *id = json_string_value(by_id), *vm = json_string_value(by_vm);
 	size_t n = id != NULL ? strlen(id) : 0;
 
+	if ((by_id != NULL && id == NULL) || (by_vm != NULL && vm == NULL)) {
+		rl_err_set(err, -EINVAL, "'id' and 'vm' must be strings");
+		return NULL;
+	}
 	/* A unique enough beginning of an id will do. */
 	for (struct rl_session *s = d->sessions; s != NULL; s = s->next)
 		if ((id == NULL || (n >= 4 && strncmp(s->id, id, n) == 0)) &&
@@ -189,7 +200,11 @@ do_set_parameters(struct rl_daemon *d, json_t *params, struct rl_err *err)
 	if (s != NULL) {
 		pthread_mutex_lock(&s->lock);
 		p = s->param;
-		if (get_parameters(params, &p, err) == 0) {
+		if (s->target || s->ended_ns != 0) {
+			rl_err_set(err, -ESRCH, "migration %s %s", s->id,
+				   s->target ? "has its limits at the source: set them there"
+					     : "has ended");
+		} else if (get_parameters(params, &p, err) == 0) {
 			p.verify = s->param.verify; /* agreed with the peer in hello */
 			s->param = p;
 			s->param_changed = true;
@@ -218,17 +233,32 @@ do_cancel(struct rl_daemon *d, json_t *params, struct rl_err *err)
 static json_t *
 do_recover(struct rl_daemon *d, json_t *params, struct rl_err *err)
 {
+	const char *decide = json_string_value(json_object_get(params, "decide"));
 	struct rl_session *s;
 	json_t *j = NULL;
+
+	if (decide != NULL && strcmp(decide, "resume") != 0 && strcmp(decide, "discard") != 0) {
+		rl_err_set(err, -EINVAL, "'decide' must be resume or discard");
+		return NULL;
+	}
 
 	pthread_mutex_lock(&d->lock);
 	s = find(d, params, err);
 	if (s != NULL) {
+		if (decide != NULL &&
+		    rl_session_decide(
+			    s, strcmp(decide, "resume") == 0 ? RL_DECIDE_RESUME : RL_DECIDE_DISCARD,
+			    err) != 0) {
+			pthread_mutex_unlock(&d->lock);
+			return NULL;
+		}
 		pthread_mutex_lock(&s->lock);
 		if (s->recovering)
-			j = json_pack("{sb ss}", "recovering", 1, "error-desc", s->error.text);
+			j = json_pack("{sb so}", "recovering", 1, "error-desc",
+				      rl_peer_text(s->error.text));
 		else
-			rl_err_set(err, -EALREADY, "migration %s is %s: there is nothing to recover", s->id,
+			rl_err_set(err, -EALREADY,
+				   "migration %s is %s: there is nothing to recover", s->id,
 				   rl_status_name(s->status));
 		pthread_mutex_unlock(&s->lock);
 	}
@@ -244,15 +274,15 @@ queue_json(const struct rl_daemon *d, uint32_t k)
 
 	rl_workers_stats(d->workers, k, &w);
 	rl_nic_stats(d->nic, k, &n);
-	return json_pack("{sI sI sI sI sI sI sI sI sI sI sI sI sI sI}", "turns", (json_int_t)w.turns,
-			 "busy-turns", (json_int_t)w.busy_turns, "sleeps", (json_int_t)w.sleeps,
-			 "rx-unknown", (json_int_t)w.rx_unknown, "handed-over",
-			 (json_int_t)w.handed_over, "cpu-ns", (json_int_t)w.cpu_ns, "rx-packets",
-			 (json_int_t)n.rx_packets, "rx-bytes", (json_int_t)n.rx_bytes, "tx-packets",
-			 (json_int_t)n.tx_packets, "tx-bytes", (json_int_t)n.tx_bytes, "tx-refused",
-			 (json_int_t)n.tx_refused, "rx-foreign", (json_int_t)n.rx_foreign,
-			 "rx-injected-drops", (json_int_t)n.rx_injected_drops, "alloc-failed",
-			 (json_int_t)n.alloc_failed);
+	return json_pack(
+		"{sI sI sI sI sI sI sI sI sI sI sI sI sI sI}", "turns", (json_int_t)w.turns,
+		"busy-turns", (json_int_t)w.busy_turns, "sleeps", (json_int_t)w.sleeps,
+		"rx-unknown", (json_int_t)w.rx_unknown, "handed-over", (json_int_t)w.handed_over,
+		"cpu-ns", (json_int_t)w.cpu_ns, "rx-packets", (json_int_t)n.rx_packets, "rx-bytes",
+		(json_int_t)n.rx_bytes, "tx-packets", (json_int_t)n.tx_packets, "tx-bytes",
+		(json_int_t)n.tx_bytes, "tx-refused", (json_int_t)n.tx_refused, "rx-foreign",
+		(json_int_t)n.rx_foreign, "rx-injected-drops", (json_int_t)n.rx_injected_drops,
+		"alloc-failed", (json_int_t)n.alloc_failed);
 }
 
 static json_t *
@@ -261,19 +291,24 @@ do_stats(struct rl_daemon *d, json_t *params, struct rl_err *err)
 	const struct rl_nic_info *info = rl_nic_info(d->nic);
 	json_t *workers = json_array();
 	char address[RL_ENDPOINT_TEXT];
+	uint64_t vmm_refused, peer_refused;
 
 	(void)params;
 	(void)err;
 	for (uint32_t k = 0; k < rl_workers_count(d->workers); k++)
 		json_array_append_new(workers, queue_json(d, k));
 	rl_format_ip(&info->address, address);
+	pthread_mutex_lock(&d->lock);
+	vmm_refused = d->vmm_refused;
+	peer_refused = d->peer_refused;
+	pthread_mutex_unlock(&d->lock);
 	return json_pack("{sI so s{ss ss ss si si si} sI sI sI}", "uptime-ms",
-			 (json_int_t)((rl_now_ns() - d->born_ns) / RL_NS_PER_MS), "workers", workers,
-			 "port", "uri", info->uri, "interface", info->ifname, "address", address,
-			 "udp-port", (int)info->udp_port, "max-payload", (int)info->max_payload,
-			 "rx-ring", (int)info->rx_ring, "vmm-refused", (json_int_t)d->vmm_refused,
-			 "peer-refused", (json_int_t)d->peer_refused, "rpc-errors",
-			 (json_int_t)d->rpc_errors);
+			 (json_int_t)((rl_now_ns() - d->born_ns) / RL_NS_PER_MS), "workers",
+			 workers, "port", "uri", info->uri, "interface", info->ifname, "address",
+			 address, "udp-port", (int)info->udp_port, "max-payload",
+			 (int)info->max_payload, "rx-ring", (int)info->rx_ring, "vmm-refused",
+			 (json_int_t)vmm_refused, "peer-refused", (json_int_t)peer_refused,
+			 "rpc-errors", (json_int_t)d->rpc_errors);
 }
 
 static const struct method methods[] = {
@@ -290,10 +325,12 @@ static const struct method methods[] = {
 static json_t *
 error_reply(struct rl_daemon *d, json_t *id, int code, const struct rl_err *err)
 {
+	const char *name = strerrorname_np(-err->code);
+
 	d->rpc_errors++;
-	return json_pack("{ss s{si ss s{ss}} sO}", "jsonrpc", "2.0", "error", "code", code, "message",
-			 err->text, "data", "errno", strerrorname_np(-err->code), "id",
-			 id != NULL ? id : json_null());
+	return json_pack("{ss s{si so s{ss}} sO}", "jsonrpc", "2.0", "error", "code", code,
+			 "message", rl_peer_text(err->text), "data", "errno",
+			 name != NULL ? name : "EIO", "id", id != NULL ? id : json_null());
 }
 
 json_t *
@@ -310,6 +347,11 @@ rl_rpc_handle(struct rl_daemon *d, const char *line, size_t len)
 	if (req == NULL) {
 		rl_err_set(&err, -EINVAL, "not JSON");
 		return error_reply(d, NULL, RPC_PARSE, &err);
+	}
+	if (id != NULL && !json_is_string(id) && !json_is_number(id) && !json_is_null(id)) {
+		rl_err_set(&err, -EINVAL, "'id' must be a string, a number or null");
+		id = NULL;
+		name = NULL;
 	}
 	if (name == NULL || version == NULL || strcmp(version, "2.0") != 0 ||
 	    (params != NULL && !json_is_object(params))) {

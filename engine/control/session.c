@@ -10,7 +10,9 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/stats.h"
 #include "control/daemon.h"
+#include "control/peer.h"
 #include "control/session.h"
 #include "control/uuid.h"
 
@@ -86,7 +88,8 @@ void
 rl_session_set_status(struct rl_session *s, enum rl_status status)
 {
 	pthread_mutex_lock(&s->lock);
-	s->status = status;
+	if (s->status != RL_STATUS_CANCELLING)
+		s->status = status;
 	if (status == RL_STATUS_ACTIVE)
 		s->setup_ns = rl_now_ns() - s->born_ns;
 	pthread_mutex_unlock(&s->lock);
@@ -112,6 +115,10 @@ rl_session_end(struct rl_session *s, enum rl_status status, const struct rl_err 
 			s->vm_name, rl_status_name(status));
 	pthread_mutex_lock(&s->d->lock);
 	s->ended = true;
+	/* A source that came back too late to be heard shall ask again. */
+	if (s->new_peer_fd >= 0)
+		close(s->new_peer_fd);
+	s->new_peer_fd = -1;
 	pthread_mutex_unlock(&s->d->lock);
 }
 
@@ -123,9 +130,10 @@ rl_session_cancel(struct rl_session *s, struct rl_err *err)
 
 	pthread_mutex_lock(&s->lock);
 	if (s->committed) {
-		rc = rl_err_set(err, -EALREADY,
-				"migration %s is past its commit: only its two ends together decide now",
-				s->id);
+		rc = rl_err_set(
+			err, -EALREADY,
+			"migration %s is past its commit: only its two ends together decide now",
+			s->id);
 	} else if (s->ended_ns == 0) {
 		s->status = RL_STATUS_CANCELLING;
 		if (write(s->cancel_fd, &one, sizeof(one)) < 0)
@@ -138,12 +146,43 @@ rl_session_cancel(struct rl_session *s, struct rl_err *err)
 	return rc;
 }
 
+int
+rl_session_decide(struct rl_session *s, enum rl_decision decision, struct rl_err *err)
+{
+	const uint64_t one = 1;
+	int rc = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (!s->recovering) {
+		rc = rl_err_set(err, -EALREADY, "migration %s is %s: there is nothing to decide",
+				s->id, rl_status_name(s->status));
+	} else {
+		s->decision = decision;
+		if (write(s->relink_fd, &one, sizeof(one)) < 0)
+			rc = rl_err_set(err, -errno, "cannot wake the migration: %s",
+					strerror(errno));
+	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
 bool
 rl_session_cancelled(const struct rl_session *s)
 {
 	struct pollfd p = {.fd = s->cancel_fd, .events = POLLIN};
 
 	return poll(&p, 1, 0) > 0;
+}
+
+/* All of it is counters, which a worker writes meanwhile. */
+static void
+dirty_picture(const struct rl_dirty_stats *from, struct rl_dirty_stats *to)
+{
+	uint64_t count[sizeof(*to) / sizeof(uint64_t)];
+
+	for (size_t i = 0; i < sizeof(count) / sizeof(count[0]); i++)
+		count[i] = rl_count_read((const uint64_t *)from + i);
+	memcpy(to, count, sizeof(*to));
 }
 
 static uint64_t
@@ -158,8 +197,8 @@ rl_parameters_json(const struct rl_parameters *p)
 	return json_pack("{sI sI sI ss sb}", "max-bandwidth", (json_int_t)p->max_bandwidth,
 			 "downtime-limit", (json_int_t)p->downtime_limit_ms, "timeout",
 			 (json_int_t)p->timeout_s, "timeout-strategy",
-			 p->timeout_strategy == RL_TIMEOUT_CANCEL ? "cancel" : "switchover", "verify",
-			 p->verify);
+			 p->timeout_strategy == RL_TIMEOUT_CANCEL ? "cancel" : "switchover",
+			 "verify", p->verify);
 }
 
 static json_t *
@@ -171,15 +210,16 @@ ram_json(const struct rl_session *s)
 				     ? 0
 				     : (p->pending_pages + p->fill) * RL_PAGE_SIZE;
 
-	return json_pack(
-		"{sI sI sI sI sI sI sI sI sf sI sI sI sI}", "transferred", (json_int_t)bytes,
-		"remaining", (json_int_t)remaining, "total", (json_int_t)s->total_bytes, "duplicate",
-		(json_int_t)p->duplicate_pages, "normal", (json_int_t)p->normal_pages, "normal-bytes",
-		(json_int_t)(p->normal_pages * RL_PAGE_SIZE), "dirty-sync-count",
-		(json_int_t)p->dirty_sync_count, "dirty-pages-rate", (json_int_t)s->dirty_pages_per_s,
-		"mbps", (double)s->bytes_per_s * 8 / 1e6, "pages-per-second",
-		(json_int_t)s->pages_per_s, "page-size", (json_int_t)RL_PAGE_SIZE, "downtime-bytes",
-		(json_int_t)s->final_bytes, "precopy-bytes", (json_int_t)(bytes - s->final_bytes));
+	return json_pack("{sI sI sI sI sI sI sI sI sf sI sI sI sI}", "transferred",
+			 (json_int_t)bytes, "remaining", (json_int_t)remaining, "total",
+			 (json_int_t)s->total_bytes, "duplicate", (json_int_t)p->duplicate_pages,
+			 "normal", (json_int_t)p->normal_pages, "normal-bytes",
+			 (json_int_t)(p->normal_pages * RL_PAGE_SIZE), "dirty-sync-count",
+			 (json_int_t)p->dirty_sync_count, "dirty-pages-rate",
+			 (json_int_t)s->dirty_pages_per_s, "mbps", (double)s->bytes_per_s * 8 / 1e6,
+			 "pages-per-second", (json_int_t)s->pages_per_s, "page-size",
+			 (json_int_t)RL_PAGE_SIZE, "downtime-bytes", (json_int_t)s->final_bytes,
+			 "precopy-bytes", (json_int_t)(bytes - s->final_bytes));
 }
 
 static json_t *
@@ -204,17 +244,18 @@ link_json(const struct rl_session *s)
 	const struct rl_sink_lane_stats *k = &s->sink_stats;
 
 	if (s->target)
-		return json_pack("{sI sI sI sI sI sI}", "packets", (json_int_t)k->packets, "duplicates",
-				 (json_int_t)k->duplicates, "stale-records",
+		return json_pack("{sI sI sI sI sI sI}", "packets", (json_int_t)k->packets,
+				 "duplicates", (json_int_t)k->duplicates, "stale-records",
 				 (json_int_t)k->stale_records, "bad-packets",
 				 (json_int_t)k->bad_packets, "bad-records",
 				 (json_int_t)k->bad_records, "acks", (json_int_t)k->acks);
-	return json_pack("{sI sI sI sI sI sI sI sI sI sI}", "packets", (json_int_t)l->packets, "lost",
-			 (json_int_t)l->lost, "spurious", (json_int_t)l->spurious, "refused",
-			 (json_int_t)l->refused, "acked", (json_int_t)l->acked, "ptos",
+	return json_pack("{sI sI sI sI sI sI sI sI sI sI}", "packets", (json_int_t)l->packets,
+			 "lost", (json_int_t)l->lost, "spurious", (json_int_t)l->spurious,
+			 "refused", (json_int_t)l->refused, "acked", (json_int_t)l->acked, "ptos",
 			 (json_int_t)l->ptos, "srtt-us", (json_int_t)(l->srtt_ns / 1000), "window",
-			 (json_int_t)l->window, "in-flight", (json_int_t)s->progress.in_flight_packets,
-			 "bad-packets", (json_int_t)s->progress.bad_packets);
+			 (json_int_t)l->window, "in-flight",
+			 (json_int_t)s->progress.in_flight_packets, "bad-packets",
+			 (json_int_t)s->progress.bad_packets);
 }
 
 /* The source, sink and dirty source end before the session does; keep their last picture. */
@@ -224,7 +265,7 @@ refresh(struct rl_session *s)
 	if (s->source != NULL)
 		rl_source_progress(s->source, &s->progress);
 	if (s->dirty != NULL)
-		s->dirty_stats = *rl_dirty_stats(s->dirty);
+		dirty_picture(rl_dirty_stats(s->dirty), &s->dirty_stats);
 	if (s->sink != NULL)
 		rl_sink_stats(s->sink, &s->sink_stats);
 }
@@ -244,7 +285,7 @@ rl_session_json(struct rl_session *s)
 		      "setup-time", (json_int_t)ms(s->setup_ns), "ram", ram_json(s), "dirty",
 		      dirty_json(s), "link", link_json(s));
 	if (s->status == RL_STATUS_FAILED || s->error.code != 0)
-		json_object_set_new(j, "error-desc", json_string(s->error.text));
+		json_object_set_new(j, "error-desc", rl_peer_text(s->error.text));
 	if (s->downtime_ns != 0)
 		json_object_set_new(j, "downtime", json_integer((json_int_t)ms(s->downtime_ns)));
 	if (s->status == RL_STATUS_ACTIVE)
@@ -252,7 +293,8 @@ rl_session_json(struct rl_session *s)
 				    json_integer((json_int_t)ms(s->expected_downtime_ns)));
 	if (s->recovering)
 		json_object_set_new(j, "recovering", json_true());
-	json_object_set_new(j, "verified", s->verified < 0 ? json_null() : json_boolean(s->verified));
+	json_object_set_new(j, "verified",
+			    s->verified < 0 ? json_null() : json_boolean(s->verified));
 	json_object_set_new(j, "parameters", rl_parameters_json(&s->param));
 	pthread_mutex_unlock(&s->lock);
 	return j;

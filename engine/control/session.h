@@ -37,12 +37,15 @@ enum rl_status {
 	RL_STATUS_CANCELLED,
 };
 
+/* What an operator says of a guest whose other end is lost for good. */
+enum rl_decision { RL_DECIDE_NONE, RL_DECIDE_RESUME, RL_DECIDE_DISCARD };
+
 enum rl_timeout_strategy { RL_TIMEOUT_CANCEL, RL_TIMEOUT_SWITCHOVER };
 
 struct rl_parameters {
 	uint64_t max_bandwidth; /* bytes/s, 0: no limit */
 	uint64_t downtime_limit_ms;
-	uint64_t timeout_s;     /* 0: none */
+	uint64_t timeout_s; /* 0: none */
 	enum rl_timeout_strategy timeout_strategy;
 	bool verify;
 };
@@ -65,9 +68,10 @@ struct rl_session {
 	struct rl_err error;
 	struct rl_parameters param;
 	bool param_changed;
-	bool committed;       /* past the point where cancelling is possible */
-	bool recovering;      /* waiting for the peer's word on the outcome */
-	int verified;         /* -1: not asked for */
+	bool committed; /* past the point where cancelling is possible */
+	enum rl_decision decision;
+	bool recovering; /* waiting for the peer's word on the outcome */
+	int verified;    /* -1: not asked for */
 	uint64_t setup_ns, downtime_ns, ended_ns;
 	uint64_t expected_downtime_ns;
 	uint64_t total_bytes; /* guest RAM */
@@ -80,8 +84,8 @@ struct rl_session {
 	struct rl_sink *sink;
 	struct rl_sink_lane_stats sink_stats;
 	uint64_t ring_full_exits;
-	int new_peer_fd;      /* -1: none */
-	bool new_peer_abort;  /* the source came back only to give up */
+	int new_peer_fd;     /* -1: none */
+	bool new_peer_abort; /* the source came back only to give up */
 
 	/* under the daemon's lock */
 	bool ended;
@@ -102,6 +106,12 @@ void rl_session_end(struct rl_session *s, enum rl_status status, const struct rl
 
 /** Ask it to end. -EALREADY after the commit. */
 int rl_session_cancel(struct rl_session *s, struct rl_err *err);
+
+/**
+ * End a doubt by order: resume = the guest runs here, discard = it runs (or is lost) at the other end. Right only
+ * where the other end is known not to run it, or to run it. -EALREADY: there is no doubt.
+ */
+int rl_session_decide(struct rl_session *s, enum rl_decision decision, struct rl_err *err);
 
 bool rl_session_cancelled(const struct rl_session *s);
 

@@ -5,9 +5,11 @@
  * session keeps the guest still and waits for the source to come back.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <ramlift/version.h>
@@ -21,10 +23,11 @@
 #include "control/units.h"
 #include "control/uuid.h"
 
-#define HELLO_NS   (5 * RL_NS_PER_S)
-#define ANSWER_NS  (30 * RL_NS_PER_S)
-#define SILENCE_NS (15 * RL_NS_PER_S) /* the source reports every second */
-#define RUN_NS     (10 * RL_NS_PER_S)
+#define HELLO_NS  (5 * RL_NS_PER_S)
+#define ANSWER_NS (30 * RL_NS_PER_S)
+#define RUN_NS    (10 * RL_NS_PER_S)
+/* The source reports every second, but not while its VMM pauses and saves its state. */
+#define SILENCE_NS (30 * RL_NS_PER_S)
 
 struct sink {
 	struct rl_session *s;
@@ -81,14 +84,16 @@ check_regions(const struct rl_ram *ram, json_t *regions, struct rl_err *err)
 		theirs += (uint64_t)pages;
 	}
 	if (theirs != ram->n_pages)
-		return rl_err_set(err, -EINVAL,
-				  "the guest has %llu MiB of memory, the VM waiting here %llu MiB; start "
-				  "it with the source's memory size",
-				  (unsigned long long)(theirs >> 8),
-				  (unsigned long long)(ram->n_pages >> 8));
+		return rl_err_set(
+			err, -EINVAL,
+			"the guest has %llu MiB of memory, the VM waiting here %llu MiB; start "
+			"it with the source's memory size",
+			(unsigned long long)(theirs >> 8), (unsigned long long)(ram->n_pages >> 8));
 	if (json_array_size(regions) != ram->n)
-		return rl_err_set(err, -EINVAL, "the guest's memory has %zu regions, here %u; the VMMs "
-				  "must lay it out alike", json_array_size(regions), ram->n);
+		return rl_err_set(err, -EINVAL,
+				  "the guest's memory has %zu regions, here %u; the VMMs "
+				  "must lay it out alike",
+				  json_array_size(regions), ram->n);
 	json_array_foreach(regions, i, item)
 	{
 		const struct rl_region *r = &ram->region[i];
@@ -96,13 +101,16 @@ check_regions(const struct rl_ram *ram, json_t *regions, struct rl_err *err)
 
 		if (json_integer_value(json_object_get(item, "gpn")) != (json_int_t)r->gpn ||
 		    json_integer_value(json_object_get(item, "pages")) != (json_int_t)r->n_pages)
-			return rl_err_set(err, -EINVAL, "region %zu differs; the VMMs must lay out guest "
-					  "memory alike", i);
-		if (size != (json_int_t)r->page_size)
 			return rl_err_set(err, -EINVAL,
-					  "the guest is backed by pages of %lld KiB, the VM waiting here "
-					  "by pages of %u KiB; start it with the same backing",
-					  (long long)(size >> 10), r->page_size >> 10);
+					  "region %zu differs; the VMMs must lay out guest "
+					  "memory alike",
+					  i);
+		if (size != (json_int_t)r->page_size)
+			return rl_err_set(
+				err, -EINVAL,
+				"the guest is backed by pages of %lld KiB, the VM waiting here "
+				"by pages of %u KiB; start it with the same backing",
+				(long long)(size >> 10), r->page_size >> 10);
 	}
 	return 0;
 }
@@ -176,8 +184,9 @@ setup(struct sink *k, struct rl_err *err)
 	k->attached = true;
 	return rl_peer_send(&k->peer,
 			    json_pack("{ss ss sI sI so}", "type", "welcome", "version",
-				      RAMLIFT_VERSION, "lanes", (json_int_t)opts.n_lanes, "receiver",
-				      (json_int_t)k->receiver, "port", rl_daemon_port_json(k->d)),
+				      RAMLIFT_VERSION, "lanes", (json_int_t)opts.n_lanes,
+				      "receiver", (json_int_t)k->receiver, "port",
+				      rl_daemon_port_json(k->d)),
 			    NULL, 0, after(ANSWER_NS), err);
 }
 
@@ -229,12 +238,13 @@ verify(struct sink *k, struct rl_err *err)
 			first = i;
 	rl_peer_msg_free(&m);
 	if (wrong > 0)
-		rc = rl_err_set(err, -EILSEQ,
-				"guest memory differs in %llu of %llu blocks of 2 MiB, the first at guest "
-				"address %#llx; please report this",
-				(unsigned long long)wrong, (unsigned long long)blocks,
-				(unsigned long long)(rl_ram_gpn(&k->vm->ram, first * 512)
-						     << RL_PAGE_SHIFT));
+		rc = rl_err_set(
+			err, -EILSEQ,
+			"guest memory differs in %llu of %llu blocks of 2 MiB, the first at guest "
+			"address %#llx; please report this",
+			(unsigned long long)wrong, (unsigned long long)blocks,
+			(unsigned long long)(rl_ram_gpn(&k->vm->ram, first * 512)
+					     << RL_PAGE_SHIFT));
 out:
 	free(ours);
 	return rc;
@@ -257,7 +267,9 @@ receive(struct sink *k, struct rl_err *err)
 			switchover = true;
 			if (json_is_true(json_object_get(m.json, "verify"))) {
 				rc = verify(k, err);
+				pthread_mutex_lock(&k->s->lock);
 				k->s->verified = rc == 0;
+				pthread_mutex_unlock(&k->s->lock);
 			}
 			if (rc == 0 && m.blob_bytes == 0)
 				rc = rl_err_set(err, -EPROTO, "switch-over without device state");
@@ -267,7 +279,8 @@ receive(struct sink *k, struct rl_err *err)
 			struct rl_source_progress *p = &k->s->progress;
 
 			pthread_mutex_lock(&k->s->lock);
-			p->normal_pages = (uint64_t)json_integer_value(json_object_get(m.json, "normal"));
+			p->normal_pages =
+				(uint64_t)json_integer_value(json_object_get(m.json, "normal"));
 			p->duplicate_pages =
 				(uint64_t)json_integer_value(json_object_get(m.json, "duplicate"));
 			pthread_mutex_unlock(&k->s->lock);
@@ -279,26 +292,48 @@ receive(struct sink *k, struct rl_err *err)
 	return rc;
 }
 
-/* Take the connection with which the source came back. Returns false when it came to give up. */
-static bool
-relink(struct sink *k)
+/*
+ * Woken up: the source came back with a new connection, or an operator decided in its place. Returns 1: commit,
+ * 0: wait on, -EREMOTEIO: give up.
+ */
+static int
+relink(struct sink *k, struct rl_err *err)
 {
 	struct rl_session *s = k->s;
+	enum rl_decision decision;
 	uint64_t n;
 	bool abort;
 
 	if (read(s->relink_fd, &n, sizeof(n)) != (ssize_t)sizeof(n))
-		return true;
+		return 0;
 	pthread_mutex_lock(&s->lock);
 	rl_peer_close(&k->peer);
 	k->peer.fd = s->new_peer_fd;
 	s->new_peer_fd = -1;
 	abort = s->new_peer_abort;
+	decision = s->decision;
+	s->recovering = false;
 	pthread_mutex_unlock(&s->lock);
-	if (!abort && rl_peer_send(&k->peer, json_pack("{ss ss}", "type", "outcome", "state", "ready"),
-				   NULL, 0, after(ANSWER_NS), NULL) != 0)
+	if (decision == RL_DECIDE_RESUME)
+		return 1;
+	if (decision == RL_DECIDE_DISCARD)
+		return rl_err_set(err, -EREMOTEIO, "the operator discarded the guest here");
+	if (abort)
+		return rl_err_set(err, -EREMOTEIO, "the source gave the migration up");
+	if (rl_peer_send(&k->peer, json_pack("{ss ss}", "type", "outcome", "state", "ready"), NULL,
+			 0, after(ANSWER_NS), NULL) != 0)
 		rl_peer_close(&k->peer);
-	return !abort;
+	return 0;
+}
+
+/* Ready, and nobody there to say what for: `ramlift recover` shows it and may decide. */
+static void
+in_doubt(struct rl_session *s, const struct rl_err *why)
+{
+	pthread_mutex_lock(&s->lock);
+	s->recovering = true;
+	s->error = *why;
+	pthread_mutex_unlock(&s->lock);
 }
 
 /* READY: until the source says commit or abort. 0: commit. */
@@ -320,12 +355,15 @@ await_decision(struct sink *k, struct rl_err *err)
 		if (poll(p, 4, -1) < 0 && errno != EINTR)
 			return rl_err_set(err, -errno, "poll: %s", strerror(errno));
 		if (p[3].revents != 0)
-			return rl_err_set(err, -ESRCH, "the VMM that held the guest ready has gone");
+			return rl_err_set(err, -ESRCH,
+					  "the VMM that held the guest ready has gone");
 		if (p[1].revents != 0)
-			return rl_err_set(err, -EINTR, "ramliftd ends; the VMM keeps the guest ready");
+			return rl_err_set(err, -EINTR,
+					  "ramliftd ends; the VMM keeps the guest ready");
 		if (p[2].revents != 0) {
-			if (!relink(k))
-				return rl_err_set(err, -EREMOTEIO, "the source gave the migration up");
+			rc = relink(k, err);
+			if (rc != 0)
+				return rc > 0 ? 0 : rc;
 			continue;
 		}
 		if (p[0].revents == 0)
@@ -334,9 +372,10 @@ await_decision(struct sink *k, struct rl_err *err)
 		if (rc == -EREMOTEIO)
 			return rc; /* the source gave up */
 		if (rc != 0) {
-			rl_warn("migration %s: ready, but the source is gone (%s); waiting for it", s->id,
-				err->text);
+			rl_warn("migration %s: ready, but the source is gone (%s); waiting for it",
+				s->id, err->text);
 			rl_peer_close(&k->peer);
+			in_doubt(s, err);
 			continue;
 		}
 		rc = strcmp(m.type, "commit");
@@ -351,7 +390,8 @@ send_outcome(struct sink *k, const char *state, const char *text)
 {
 	if (k->peer.fd >= 0)
 		rl_peer_send(&k->peer,
-			     json_pack("{ss ss ss}", "type", "outcome", "state", state, "text", text),
+			     json_pack("{ss ss so}", "type", "outcome", "state", state, "text",
+				       rl_peer_text(text)),
 			     NULL, 0, after(RL_NS_PER_S), NULL);
 }
 
@@ -387,17 +427,28 @@ sink_release(struct sink *k)
 	}
 }
 
-/* Not running and never will: memory back to zeros, the VM waits for the next one. */
-static void
-sink_abort(struct sink *k, const struct rl_err *why)
+/* Memory back to zeros, the VM waits for the next one. False: nobody knows whether its VMM has done so. */
+static bool
+forget(struct sink *k)
 {
 	struct rl_err err = {0};
 
 	release_flow(k);
-	if (k->vm != NULL)
-		rl_ram_unmap(&k->vm->ram);
-	if (k->begun && !rl_vm_gone(k->vm) && rl_vm_session_end(k->vm, RL_VMM_ABORTED, &err) != 0)
-		rl_warn("migration %s: telling the VMM to forget the guest: %s", k->s->id, err.text);
+	if (k->vm == NULL)
+		return true;
+	rl_ram_unmap(&k->vm->ram);
+	if (!k->begun || rl_vm_dead(k->vm, rl_vm_gone(k->vm) ? 2000 : 0) ||
+	    rl_vm_session_end(k->vm, RL_VMM_ABORTED, &err) == 0)
+		return true;
+	rl_warn("migration %s: telling the VMM to forget the guest: %s", k->s->id, err.text);
+	return false;
+}
+
+/* Not READY yet: the guest never ran here. */
+static void
+sink_abort(struct sink *k, const struct rl_err *why)
+{
+	forget(k);
 	rl_peer_send_error(&k->peer, why);
 }
 
@@ -414,13 +465,10 @@ decide(struct sink *k)
 		rl_session_end(s, RL_STATUS_FAILED, &err);
 		return;
 	}
-	pthread_mutex_lock(&s->lock);
-	s->committed = rc == 0;
-	pthread_mutex_unlock(&s->lock);
 	if (rc == 0)
 		rc = rl_vm_call(k->vm, RL_VMM_RUN, NULL, 0, RUN_NS, &err);
 	if (rc == 0) {
-		k->vm->hello.phase = RL_VMM_RUNNING;
+		rl_vm_set_phase(k->vm, RL_VMM_RUNNING);
 		send_outcome(k, "running", "");
 		if (rl_vm_session_end(k->vm, RL_VMM_COMPLETED, &err) != 0)
 			rl_warn("migration %s: %s", s->id, err.text);
@@ -428,17 +476,20 @@ decide(struct sink *k)
 		rl_session_end(s, RL_STATUS_COMPLETED, NULL);
 		return;
 	}
-	/* A VMM that is gone but whose process lives might still run the guest: then nothing is certain. */
-	if (rl_vm_gone(k->vm) && !rl_vm_dead(k->vm, 2000)) {
+	/* A VMM that did not answer RUN in time may run the guest yet, and so may one that did not confirm to
+	 * forget it. It registers anew, and tells where it stands; the source asks until then. */
+	if (rc == -ETIMEDOUT || !forget(k)) {
+		shutdown(k->vm->fd, SHUT_RDWR);
 		rl_peer_close(&k->peer);
 		sink_release(k);
 		rl_session_end(s, RL_STATUS_FAILED, &err);
 		return;
 	}
+	pthread_mutex_lock(&s->lock);
+	s->committed = false; /* what rl_daemon_outcome() answers from now on: aborted */
+	pthread_mutex_unlock(&s->lock);
 	send_outcome(k, "aborted", err.text);
-	sink_abort(k, &err);
 	sink_release(k);
-	s->committed = false; /* what rl_daemon_outcome() answers later: aborted */
 	rl_session_end(s, RL_STATUS_FAILED, &err);
 }
 
@@ -454,17 +505,25 @@ sink_main(void *arg)
 	rc = setup(k, &err);
 	if (rc == 0) {
 		rl_session_set_status(s, RL_STATUS_ACTIVE);
+		k->peer.max_blob = RL_PEER_MAX_BLOB;
 		rc = receive(k, &err);
 	}
 	if (rc == 0) {
 		pthread_mutex_lock(&s->lock);
-		s->committed = true; /* READY: not ours to cancel any more */
+		if (rl_session_cancelled(s))
+			rc = rl_err_set(&err, -ECANCELED, "cancelled at the target");
+		s->committed = rc == 0; /* READY: not ours to cancel any more */
 		pthread_mutex_unlock(&s->lock);
-		if (rl_peer_send(&k->peer,
-				 json_pack("{ss so}", "type", "ready", "verified",
-					   s->verified < 0 ? json_null() : json_boolean(s->verified)),
-				 NULL, 0, after(ANSWER_NS), &err) != 0)
+	}
+	if (rc == 0) {
+		if (rl_peer_send(
+			    &k->peer,
+			    json_pack("{ss so}", "type", "ready", "verified",
+				      s->verified < 0 ? json_null() : json_boolean(s->verified)),
+			    NULL, 0, after(ANSWER_NS), &err) != 0)
 			rl_peer_close(&k->peer);
+		if (k->peer.fd < 0)
+			in_doubt(s, &err);
 		decide(k);
 	} else {
 		bool cancelled = rc == -ECANCELED || rl_session_cancelled(s);
@@ -486,10 +545,14 @@ rl_sink_session_recover(void *session)
 	struct sink k = {.s = s, .d = d, .peer = {.fd = -1, .cancel_fd = s->cancel_fd}};
 	struct rl_err err = {0};
 
+	pthread_mutex_lock(&s->lock);
 	s->committed = true;
+	pthread_mutex_unlock(&s->lock);
 	if (rl_daemon_take_vm(d, s->vm_name, RL_VMM_READY, &k.vm, &err) == 0) {
 		k.begun = true;
 		rl_session_set_status(s, RL_STATUS_DEVICE);
+		rl_err_set(&err, -ENOTCONN, "the source has not asked yet since ramliftd started");
+		in_doubt(s, &err);
 		decide(&k);
 	} else {
 		rl_session_end(s, RL_STATUS_FAILED, &err);
@@ -507,7 +570,7 @@ hand_over(struct rl_session *live, int fd, bool abort)
 
 	pthread_mutex_lock(&live->lock);
 	if (live->committed && live->new_peer_fd < 0) {
-		live->new_peer_fd = dup(fd);
+		live->new_peer_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		live->new_peer_abort = abort;
 		handed = live->new_peer_fd >= 0 &&
 			 write(live->relink_fd, &one, sizeof(one)) == (ssize_t)sizeof(one);
@@ -549,11 +612,12 @@ check_wire(const struct rl_peer_msg *m, struct rl_err *err)
 
 	if (json_integer_value(wire) == RAMLIFT_WIRE_VERSION)
 		return 0;
-	return rl_err_set(err, -EPROTONOSUPPORT,
-			  "the source (ramlift %.16s) speaks wire version %lld, this ramliftd (%s) only %d; "
-			  "update the older one",
-			  version != NULL ? version : "?", (long long)json_integer_value(wire),
-			  RAMLIFT_VERSION, RAMLIFT_WIRE_VERSION);
+	return rl_err_set(
+		err, -EPROTONOSUPPORT,
+		"the source (ramlift %.16s) speaks wire version %lld, this ramliftd (%s) only %d; "
+		"update the older one",
+		version != NULL ? version : "?", (long long)json_integer_value(wire),
+		RAMLIFT_VERSION, RAMLIFT_WIRE_VERSION);
 }
 
 static int
@@ -563,10 +627,19 @@ begin_session(struct sink *k, struct rl_err *err)
 	const char *vm = json_string_value(json_object_get(k->hello.json, "vm"));
 	char peer[RL_ENDPOINT_TEXT];
 	socklen_t len = sizeof(k->from);
+	struct rl_session *live;
 	uint8_t uuid[16];
+	bool known;
 
-	if (id == NULL || vm == NULL || rl_uuid_parse(id, uuid) != 0)
+	if (id == NULL || vm == NULL || strlen(vm) >= RL_VMM_NAME_BYTES ||
+	    rl_uuid_parse(id, uuid) != 0)
 		return rl_err_set(err, -EPROTO, "malformed hello");
+	/* What became of a migration is asked for by its id: nobody else may have it. */
+	pthread_mutex_lock(&k->d->lock);
+	known = strcmp(rl_daemon_outcome(k->d, uuid, &live), "unknown") != 0;
+	pthread_mutex_unlock(&k->d->lock);
+	if (known)
+		return rl_err_set(err, -EEXIST, "migration %s is known here already", id);
 	if (getpeername(k->peer.fd, (struct sockaddr *)&k->from, &len) != 0)
 		return rl_err_set(err, -errno, "the source has gone");
 	rl_format_endpoint(&k->from, peer);
@@ -600,8 +673,8 @@ accept_main(void *arg)
 		rc = begin_session(k, &err);
 		if (rc == 0)
 			return sink_main(k);
-	} else if (rc == 0 && (strcmp(k->hello.type, "outcome") == 0 ||
-			       strcmp(k->hello.type, "abort") == 0)) {
+	} else if (rc == 0 &&
+		   (strcmp(k->hello.type, "outcome") == 0 || strcmp(k->hello.type, "abort") == 0)) {
 		answer_outcome(a.d, &k->peer, &k->hello);
 	} else if (rc == 0) {
 		rc = rl_err_set(&err, -EPROTO, "unexpected '%.32s'", k->hello.type);

@@ -15,20 +15,20 @@
 #include "base/log.h"
 #include "base/stats.h"
 #include "control/daemon.h"
+#include "control/notice.h"
 #include "control/peer.h"
 #include "control/session.h"
 #include "control/units.h"
 #include <ramlift/version.h>
 
-#define CONNECT_NS      (5 * RL_NS_PER_S)
-#define ANSWER_NS       (30 * RL_NS_PER_S)
-#define DRAIN_NS        (60 * RL_NS_PER_S)
-#define SILENCE_NS      (10 * RL_NS_PER_S) /* packets in flight, no ACK: the data path is dead */
-#define SAMPLE_NS       (50 * RL_NS_PER_MS)
-#define REPORT_NS       RL_NS_PER_S
-#define PAUSE_NS        (10 * RL_NS_PER_S)
-#define RETRY_NS        (500 * RL_NS_PER_MS)
-#define ABORT_NOTICE_NS (30 * RL_NS_PER_S)
+#define CONNECT_NS (5 * RL_NS_PER_S)
+#define ANSWER_NS  (30 * RL_NS_PER_S)
+#define DRAIN_NS   (60 * RL_NS_PER_S)
+#define SILENCE_NS (10 * RL_NS_PER_S) /* packets in flight, no ACK: the data path is dead */
+#define SAMPLE_NS  (50 * RL_NS_PER_MS)
+#define REPORT_NS  RL_NS_PER_S
+#define PAUSE_NS   (10 * RL_NS_PER_S)
+#define RETRY_NS   (500 * RL_NS_PER_MS)
 
 /* What the thread holds; released in reverse by source_release(). */
 struct source {
@@ -41,7 +41,10 @@ struct source {
 	struct rl_dirty *dirty;
 	uint32_t receiver; /* ours, for ACKs */
 	uint32_t n_lanes;
-	bool begun, attached, paused, vmm_dead;
+	bool begun, attached, vmm_dead;
+	bool offered;               /* the target has the device state: it may be READY */
+	struct rl_parameters param; /* as apply_parameters() last saw them */
+	uint64_t overflows;         /* of dirty rings, after which the log was started anew */
 
 	/* bandwidth */
 	uint64_t sample_ns, sample_bytes, report_ns;
@@ -63,10 +66,10 @@ regions_json(const struct rl_ram *ram)
 	json_t *a = json_array();
 
 	for (uint32_t i = 0; i < ram->n; i++)
-		json_array_append_new(a, json_pack("{sI sI sI}", "gpn", (json_int_t)ram->region[i].gpn,
-						   "pages", (json_int_t)ram->region[i].n_pages,
-						   "page-size",
-						   (json_int_t)ram->region[i].page_size));
+		json_array_append_new(a,
+				      json_pack("{sI sI sI}", "gpn", (json_int_t)ram->region[i].gpn,
+						"pages", (json_int_t)ram->region[i].n_pages,
+						"page-size", (json_int_t)ram->region[i].page_size));
 	return a;
 }
 
@@ -99,11 +102,11 @@ greet(struct source *x, struct rl_nic_peer *port, struct rl_source_opts *opts, s
 	x->receiver = rl_workers_receiver(x->d->workers);
 	rc = rl_peer_send(&x->peer,
 			  json_pack("{ss si ss ss ss sI sI so so sb}", "type", "hello", "wire",
-				    RAMLIFT_WIRE_VERSION, "version", RAMLIFT_VERSION, "session", s->id,
-				    "vm", s->vm_name, "lanes",
+				    RAMLIFT_WIRE_VERSION, "version", RAMLIFT_VERSION, "session",
+				    s->id, "vm", s->vm_name, "lanes",
 				    (json_int_t)rl_workers_count(x->d->workers), "receiver",
 				    (json_int_t)x->receiver, "regions", regions_json(&x->vm->ram),
-				    "port", rl_daemon_port_json(x->d), "verify", s->param.verify),
+				    "port", rl_daemon_port_json(x->d), "verify", x->param.verify),
 			  NULL, 0, after(ANSWER_NS), err);
 	if (rc == 0)
 		rc = rl_peer_expect(&x->peer, "welcome", &m, after(ANSWER_NS), err);
@@ -115,7 +118,9 @@ greet(struct source *x, struct rl_nic_peer *port, struct rl_source_opts *opts, s
 		rc = rl_err_set(err, -EPROTO, "target %s: malformed welcome", s->peer);
 	x->n_lanes = opts->n_lanes = (uint32_t)lanes;
 	opts->receiver = (uint32_t)receiver;
-	if (rc == 0 && getpeername(x->peer.fd, (struct sockaddr *)&from, &from_len) == 0)
+	if (rc == 0 && getpeername(x->peer.fd, (struct sockaddr *)&from, &from_len) != 0)
+		rc = rl_err_set(err, -ECONNRESET, "target %s has gone", s->peer);
+	if (rc == 0)
 		rc = rl_daemon_port_parse(json_object_get(m.json, "port"), &from, port,
 					  &opts->max_payload, &opts->credit, err);
 	opts->max_payload = rl_min32(opts->max_payload, rl_nic_info(x->d->nic)->max_payload);
@@ -153,7 +158,7 @@ static int
 setup(struct source *x, struct rl_err *err)
 {
 	struct rl_session *s = x->s;
-	struct rl_source_opts opts = {.nic = x->d->nic, .max_bandwidth = s->param.max_bandwidth};
+	struct rl_source_opts opts = {.nic = x->d->nic, .max_bandwidth = x->param.max_bandwidth};
 	struct rl_nic_peer port;
 	int rc;
 
@@ -204,18 +209,19 @@ update_threshold(struct source *x, const struct rl_source_progress *p, uint64_t 
 		return;
 	/* A sender with nothing to send says nothing about the link. */
 	if (p->pending_pages > 0 || x->bandwidth == 0) {
-		uint64_t bw = (p->link.acked_bytes - x->sample_bytes) * RL_NS_PER_S / span;
+		double bytes = (double)(p->link.acked_bytes - x->sample_bytes);
+		uint64_t bw = (uint64_t)(bytes * RL_NS_PER_S / (double)span);
 
 		x->bandwidth = rl_max64(bw, x->bandwidth - x->bandwidth / 8);
 	}
 	x->sample_ns = now;
 	x->sample_bytes = p->link.acked_bytes;
-	pages = x->bandwidth * s->param.downtime_limit_ms / 1000 / RL_PAGE_SIZE;
+	pages = x->bandwidth * x->param.downtime_limit_ms / 1000 / RL_PAGE_SIZE;
 	rl_source_set_threshold(x->src, pages);
 	pthread_mutex_lock(&s->lock);
 	if (x->bandwidth > 0)
-		s->expected_downtime_ns = (p->pending_pages + p->fill) * RL_PAGE_SIZE * RL_NS_PER_MS /
-					  (x->bandwidth / 1000 + 1);
+		s->expected_downtime_ns = (p->pending_pages + p->fill) * RL_PAGE_SIZE *
+					  RL_NS_PER_MS / (x->bandwidth / 1000 + 1);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -233,10 +239,9 @@ report(struct source *x, const struct rl_source_progress *p, uint64_t now, struc
 	pthread_mutex_lock(&s->lock);
 	s->bytes_per_s = (uint64_t)((double)(p->bytes - x->report_bytes) / span);
 	s->pages_per_s = (uint64_t)((double)(pages - x->report_pages) / span);
-	s->dirty_pages_per_s =
-		entries > x->report_entries
-			? (uint64_t)((double)(entries - x->report_entries) / span)
-			: 0;
+	s->dirty_pages_per_s = entries > x->report_entries
+				       ? (uint64_t)((double)(entries - x->report_entries) / span)
+				       : 0;
 	s->ring_full_exits = x->vm->shared->ring_full_exits;
 	pthread_mutex_unlock(&s->lock);
 	x->report_ns = now;
@@ -257,18 +262,37 @@ apply_parameters(struct source *x)
 
 	pthread_mutex_lock(&s->lock);
 	if (s->param_changed) {
-		rl_source_set_max_bandwidth(x->src, s->param.max_bandwidth);
+		x->param = s->param;
+		rl_source_set_max_bandwidth(x->src, x->param.max_bandwidth);
 		s->param_changed = false;
 		x->sample_ns = 0; /* a new threshold at once */
 	}
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* The target has nothing to say until its next answer is due: whatever comes before is the end. */
+static int
+peer_left(struct source *x, struct rl_err *err)
+{
+	struct pollfd p = {.fd = x->peer.fd, .events = POLLIN};
+	struct rl_peer_msg m;
+	int rc;
+
+	if (poll(&p, 1, 0) <= 0)
+		return 0;
+	rc = rl_peer_recv(&x->peer, &m, after(ANSWER_NS), err);
+	if (rc == 0) {
+		rc = rl_err_set(err, -EPROTO, "unexpected '%.32s'", m.type);
+		rl_peer_msg_free(&m);
+	}
+	return rl_err_prefix(err, "target %s", x->s->peer);
+}
+
 /* Is everything that we depend on still there? */
 static int
 check_health(struct source *x, const struct rl_source_progress *p, uint64_t now, struct rl_err *err)
 {
-	struct pollfd peer = {.fd = x->peer.fd, .events = POLLIN};
+	int rc;
 
 	if (rl_session_cancelled(x->s))
 		return rl_err_set(err, -ECANCELED, "cancelled");
@@ -281,25 +305,19 @@ check_health(struct source *x, const struct rl_source_progress *p, uint64_t now,
 	if (rl_source_events(x->src) & RL_SOURCE_FAILED)
 		return rl_err_set(err, rl_source_error(x->src), "the dirty log failed: %s",
 				  strerror(-rl_source_error(x->src)));
-	if (poll(&peer, 1, 0) > 0) {
-		struct rl_peer_msg m;
-		int rc = rl_peer_recv(&x->peer, &m, after(ANSWER_NS), err);
-
-		if (rc == 0) {
-			rc = rl_err_set(err, -EPROTO, "unexpected '%.32s'", m.type);
-			rl_peer_msg_free(&m);
-		}
-		return rl_err_prefix(err, "target %s", x->s->peer);
-	}
+	rc = peer_left(x, err);
+	if (rc != 0)
+		return rc;
 	if (p->link.acked != x->last_acked || p->in_flight_packets == 0) {
 		x->last_acked = p->link.acked;
 		x->last_ack_ns = now;
 	}
 	if (now - x->last_ack_ns > SILENCE_NS)
-		return rl_err_set(err, -ETIMEDOUT,
-				  "no packet was acknowledged for %llu s although the control channel "
-				  "works: does a firewall drop UDP port %u, or is the MTU too large?",
-				  SILENCE_NS / RL_NS_PER_S, rl_nic_info(x->d->nic)->udp_port);
+		return rl_err_set(
+			err, -ETIMEDOUT,
+			"no packet was acknowledged for %llu s although the control channel "
+			"works: does a firewall drop UDP port %u, or is the MTU too large?",
+			SILENCE_NS / RL_NS_PER_S, rl_nic_info(x->d->nic)->udp_port);
 	return 0;
 }
 
@@ -318,6 +336,26 @@ wait_event(struct source *x, int timeout_ms)
 	if (poll(p, 4, timeout_ms) > 0 && p[0].revents != 0 &&
 	    read(p[0].fd, &n, sizeof(n)) != (ssize_t)sizeof(n))
 		return; /* raced with another wake-up: the caller looks at the events anyway */
+}
+
+/* An overflow left pages that KVM no longer reports: only a log started anew protects them again. */
+static int
+relog(struct source *x, struct rl_err *err)
+{
+	uint64_t overflows = rl_count_read(&rl_dirty_stats(x->dirty)->overflows);
+	int rc;
+
+	if (overflows == x->overflows)
+		return 0;
+	rl_warn("migration %s: a dirty ring overflowed; all pages are sent again", x->s->id);
+	rc = rl_vm_call(x->vm, RL_VMM_LOG_STOP, NULL, 0, ANSWER_NS, err);
+	if (rc == 0)
+		rc = rl_vm_call(x->vm, RL_VMM_LOG_START, NULL, 0, ANSWER_NS, err);
+	if (rc != 0)
+		return rl_err_prefix(err, "restarting the dirty log after an overflow");
+	rl_dirty_relogged(x->dirty, overflows);
+	x->overflows = overflows;
+	return 0;
 }
 
 /* Pre-copy until what is left fits into downtime-limit. */
@@ -342,15 +380,18 @@ iterate(struct source *x, struct rl_err *err)
 			break;
 		update_threshold(x, &p, now);
 		rc = report(x, &p, now, err);
-		if (s->param.timeout_s == 0 || now - start < s->param.timeout_s * RL_NS_PER_S)
+		if (rc == 0)
+			rc = relog(x, err);
+		if (x->param.timeout_s == 0 || now - start < x->param.timeout_s * RL_NS_PER_S)
 			continue;
-		if (s->param.timeout_strategy == RL_TIMEOUT_SWITCHOVER)
+		if (x->param.timeout_strategy == RL_TIMEOUT_SWITCHOVER)
 			break;
-		rc = rl_err_set(err, -ETIMEDOUT,
-				"not converged within %llu s: the guest dirties %llu pages/s; raise "
-				"max-bandwidth or downtime-limit, or use timeout-strategy switchover",
-				(unsigned long long)s->param.timeout_s,
-				(unsigned long long)s->dirty_pages_per_s);
+		rc = rl_err_set(
+			err, -ETIMEDOUT,
+			"not converged within %llu s: the guest dirties %llu pages/s; raise "
+			"max-bandwidth or downtime-limit, or use timeout-strategy switchover",
+			(unsigned long long)x->param.timeout_s,
+			(unsigned long long)s->dirty_pages_per_s);
 	}
 	return rc;
 }
@@ -365,11 +406,10 @@ pause_guest(struct source *x, struct rl_err *err)
 	rl_source_progress(x->src, &p);
 	x->pause_bytes = p.bytes;
 	x->pause_ns = rl_now_ns();
-	x->paused = true;
 	rc = rl_vm_call(x->vm, RL_VMM_PAUSE, NULL, 0, PAUSE_NS, err);
 	if (rc != 0)
 		return rl_err_prefix(err, "pausing the guest");
-	x->vm->hello.phase = RL_VMM_PAUSED;
+	rl_vm_set_phase(x->vm, RL_VMM_PAUSED);
 	return 0;
 }
 
@@ -391,8 +431,11 @@ drain(struct source *x, struct rl_err *err)
 		rl_source_progress(x->src, &p);
 		apply_parameters(x);
 		rc = check_health(x, &p, now, err);
+		if (rc == 0)
+			rc = report(x, &p, now, err);
 		if (rc == 0 && now > deadline)
-			rc = rl_err_set(err, -ETIMEDOUT, "the last pages were not through after %llu s",
+			rc = rl_err_set(err, -ETIMEDOUT,
+					"the last pages were not through after %llu s",
 					DRAIN_NS / RL_NS_PER_S);
 	}
 	rl_source_progress(x->src, &p);
@@ -433,18 +476,19 @@ prepare(struct source *x, struct rl_err *err)
 	rc = rl_vm_state_get(x->vm, &state, &size, err);
 	if (rc != 0)
 		return rl_err_prefix(err, "saving device state");
+	x->offered = true;
 	rc = rl_peer_send(&x->peer,
-			  json_pack("{ss sb}", "type", "switchover", "verify", s->param.verify), state,
-			  size, after(ANSWER_NS), err);
+			  json_pack("{ss sb}", "type", "switchover", "verify", x->param.verify),
+			  state, size, after(ANSWER_NS), err);
 	free(state);
-	if (rc == 0 && s->param.verify)
+	if (rc == 0 && x->param.verify)
 		rc = send_digest(x, err);
 	if (rc == 0)
 		rc = rl_peer_expect(&x->peer, "ready", &m, after(DRAIN_NS), err);
 	if (rc != 0)
 		return rl_err_prefix(err, "target %s", s->peer);
 	pthread_mutex_lock(&s->lock);
-	s->verified = s->param.verify ? json_is_true(json_object_get(m.json, "verified")) : -1;
+	s->verified = x->param.verify ? json_is_true(json_object_get(m.json, "verified")) : -1;
 	pthread_mutex_unlock(&s->lock);
 	rl_peer_msg_free(&m);
 	return 0;
@@ -468,13 +512,21 @@ commit_here(struct source *x, struct rl_err *err)
 		return rc;
 	rc = rl_vm_call(x->vm, RL_VMM_COMMITTING, NULL, 0, ANSWER_NS, err);
 	if (rc != 0 && rl_vm_dead(x->vm, 1000)) {
-		rl_warn("migration %s: the VMM died while paused; its guest goes on at %s", s->id, s->peer);
+		rl_warn("migration %s: the VMM died while paused; its guest goes on at %s", s->id,
+			s->peer);
 		x->vmm_dead = true;
 		return 0;
 	}
+	if (rc == 0) {
+		rl_vm_set_phase(x->vm, RL_VMM_COMMITTED);
+		/* Our COMMIT has not left yet: a target that is gone by now will never see it. */
+		rc = peer_left(x, err);
+	}
 	if (rc == 0)
-		x->vm->hello.phase = RL_VMM_COMMITTED;
-	s->committed = rc == 0;
+		return 0;
+	pthread_mutex_lock(&s->lock);
+	s->committed = false;
+	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
 
@@ -486,12 +538,12 @@ commit_there(struct source *x, struct rl_err *err)
 	const char *state;
 	int rc;
 
-	rc = rl_peer_send(&x->peer, json_pack("{ss ss}", "type", "commit", "session", x->s->id), NULL,
-			  0, after(ANSWER_NS), err);
+	rc = rl_peer_send(&x->peer, json_pack("{ss ss}", "type", "commit", "session", x->s->id),
+			  NULL, 0, after(ANSWER_NS), err);
 	if (rc == 0)
 		rc = rl_peer_expect(&x->peer, "outcome", &m, after(ANSWER_NS), err);
 	if (rc != 0)
-		return rc;
+		return rc == -ENOENT ? -EAGAIN : rc;
 	state = json_string_value(json_object_get(m.json, "state"));
 	if (state != NULL && strcmp(state, "running") == 0) {
 		rc = 0;
@@ -537,9 +589,10 @@ ask_outcome(struct source *x, struct rl_err *err)
 	else if (strcmp(state, "ready") == 0)
 		rc = commit_there(x, err);
 	else
-		rc = rl_err_set(err, -EAGAIN,
-				"the target does not know of this migration: its VMM is not connected to "
-				"ramliftd there");
+		rc = rl_err_set(
+			err, -EAGAIN,
+			"the target does not know of this migration: its VMM is not connected to "
+			"ramliftd there");
 	rl_peer_msg_free(&m);
 	return rc;
 }
@@ -549,19 +602,30 @@ static int
 resolve(struct source *x, int rc, struct rl_err *err)
 {
 	struct rl_session *s = x->s;
+	enum rl_decision decision;
 
 	while (rc != 0 && rc != -ENOENT) {
 		pthread_mutex_lock(&s->lock);
 		if (!s->recovering || strcmp(s->error.text, err->text) != 0)
-			rl_warn("migration %s: committed, asking %s for the outcome: %s", s->id, s->peer,
-				err->text);
+			rl_warn("migration %s: committed, asking %s for the outcome: %s", s->id,
+				s->peer, err->text);
 		s->recovering = true;
 		s->error = *err;
+		decision = s->decision;
 		pthread_mutex_unlock(&s->lock);
+		if (decision == RL_DECIDE_DISCARD) {
+			rc = 0;
+			break;
+		}
+		if (decision == RL_DECIDE_RESUME) {
+			rc = rl_err_set(err, -ENOENT, "the operator resumed the guest here");
+			break;
+		}
 		/* Cancelled means here: the daemon ends. The VMM keeps the question for the next one. */
 		if (rl_wait_readable(s->cancel_fd, -1, after(RETRY_NS)) == 0)
-			return rl_err_set(err, -ECANCELED,
-					  "ramliftd ends; the outcome will be asked for when it is back");
+			return rl_err_set(
+				err, -ECANCELED,
+				"ramliftd ends; the outcome will be asked for when it is back");
 		rc = ask_outcome(x, err);
 	}
 	pthread_mutex_lock(&s->lock);
@@ -627,8 +691,12 @@ static void
 finish(struct source *x, int rc, const struct rl_err *why)
 {
 	struct rl_session *s = x->s;
+	struct rl_notice notice;
+	struct rl_daemon *d = x->d;
 	struct rl_err err = {0};
+	bool given_up = !s->committed || rc == -ENOENT;
 
+	rl_notice_init(&notice, s);
 	if (rc == 0) {
 		pthread_mutex_lock(&s->lock);
 		if (x->pause_ns != 0)
@@ -636,17 +704,21 @@ finish(struct source *x, int rc, const struct rl_err *why)
 		pthread_mutex_unlock(&s->lock);
 		release_flow(x);
 		if (!x->vmm_dead && rl_vm_session_end(x->vm, RL_VMM_COMPLETED, &err) != 0)
-			rl_warn("migration %s: telling the VMM that its guest moved: %s", s->id, err.text);
+			rl_warn("migration %s: telling the VMM that its guest moved: %s", s->id,
+				err.text);
 		source_release(x);
 		rl_session_end(s, RL_STATUS_COMPLETED, NULL);
 		return;
 	}
 	/* Ending in doubt (the daemon stops) leaves the VMM as it is: committed. */
-	if (!s->committed || rc == -ENOENT)
+	if (given_up)
 		give_up(x, why);
 	source_release(x);
-	rl_session_end(s, rc == -ECANCELED && !s->committed ? RL_STATUS_CANCELLED : RL_STATUS_FAILED,
-		       why);
+	rl_session_end(
+		s, rc == -ECANCELED && !s->committed ? RL_STATUS_CANCELLED : RL_STATUS_FAILED, why);
+	/* The target may be READY and not have heard us; unless it was the one that gave up. */
+	if (given_up && x->offered && rc != -ENOENT && rc != -EREMOTEIO)
+		rl_notice_abort(d, &notice);
 }
 
 void *
@@ -658,6 +730,9 @@ rl_source_session_main(void *session)
 	struct rl_err err = {0};
 	int rc;
 
+	pthread_mutex_lock(&s->lock);
+	x.param = s->param;
+	pthread_mutex_unlock(&s->lock);
 	rc = setup(&x, &err);
 	if (rc == 0) {
 		rl_session_set_status(s, RL_STATUS_ACTIVE);
@@ -687,7 +762,9 @@ rl_source_session_recover(void *session)
 	struct rl_err err = {0};
 	int rc;
 
+	pthread_mutex_lock(&s->lock);
 	s->committed = true;
+	pthread_mutex_unlock(&s->lock);
 	rc = rl_daemon_take_vm(d, s->vm_name, RL_VMM_COMMITTED, &x.vm, &err);
 	if (rc == 0) {
 		x.begun = true;
@@ -704,26 +781,13 @@ rl_source_session_abort(void *session)
 {
 	struct rl_session *s = session;
 	struct rl_daemon *d = s->d;
-	struct source x = {.s = s, .d = d, .peer = {.fd = -1, .cancel_fd = s->cancel_fd}};
+	struct rl_notice notice;
 	struct rl_err err = {0};
-	uint64_t deadline = after(ABORT_NOTICE_NS);
-	int rc;
 
-	do {
-		rl_peer_close(&x.peer);
-		rc = connect_peer(&x, after(CONNECT_NS), &err);
-		if (rc == 0)
-			rc = rl_peer_send(&x.peer,
-					  json_pack("{ss si ss}", "type", "abort", "wire",
-						    RAMLIFT_WIRE_VERSION, "session", s->id),
-					  NULL, 0, after(ANSWER_NS), &err);
-		if (rc == 0)
-			break;
-	} while (rl_now_ns() < deadline &&
-		 rl_wait_readable(s->cancel_fd, -1, after(RETRY_NS)) != 0);
-	rl_peer_close(&x.peer);
+	rl_notice_init(&notice, s);
 	rl_err_set(&err, -ECONNABORTED, "ramliftd ended in mid-migration; the guest runs on here");
 	rl_session_end(s, RL_STATUS_FAILED, &err);
+	rl_notice_abort(d, &notice);
 	rl_daemon_thread_done(d);
 	return NULL;
 }

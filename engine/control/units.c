@@ -54,7 +54,7 @@ parse_port(const char *text, uint16_t *port)
 	char *end;
 	unsigned long v = strtoul(text, &end, 10);
 
-	if (end == text || *end != '\0' || v == 0 || v > 65535)
+	if (*text < '0' || *text > '9' || *end != '\0' || v == 0 || v > 65535)
 		return -EINVAL;
 	*port = (uint16_t)v;
 	return 0;
@@ -108,8 +108,10 @@ rl_parse_endpoint(const char *text, uint16_t port, struct sockaddr_storage *ss, 
 	}
 	return 0;
 bad:
-	return rl_err_set(err, -EINVAL, "'%s' is not ADDRESS[:PORT]; write 198.18.0.2:7410 or "
-			  "[fd00::2]:7410", text);
+	return rl_err_set(err, -EINVAL,
+			  "'%s' is not ADDRESS[:PORT]; write 198.18.0.2:7410 or "
+			  "[fd00::2]:7410",
+			  text);
 }
 
 void
@@ -144,9 +146,9 @@ rl_format_endpoint(const struct sockaddr_storage *ss, char *text)
 {
 	char host[RL_ENDPOINT_TEXT];
 	struct rl_ip ip;
-	uint16_t port = ntohs(ss->ss_family == AF_INET6
-				      ? ((const struct sockaddr_in6 *)ss)->sin6_port
-				      : ((const struct sockaddr_in *)ss)->sin_port);
+	uint16_t port =
+		ntohs(ss->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)ss)->sin6_port
+						: ((const struct sockaddr_in *)ss)->sin_port);
 
 	rl_sockaddr_ip(ss, &ip);
 	rl_format_ip(&ip, host);

@@ -18,6 +18,7 @@
 #include "control/vmm.h"
 
 #define CALL_TIMEOUT_NS (10 * RL_NS_PER_S)
+#define MAX_ERRNO       4095
 
 struct vmm_msg {
 	struct rl_vmm_hdr hdr;
@@ -75,10 +76,12 @@ send_msg(int fd, uint32_t request, uint32_t flags, const void *payload, uint32_t
 		c->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(c), &pass_fd, sizeof(int));
 	}
-	/* One message is far smaller than any socket buffer, and one is under way at a time. */
-	if (sendmsg(fd, &mh, MSG_NOSIGNAL) != (ssize_t)(sizeof(hdr) + size))
-		return gone(err);
-	return 0;
+	/* One message is far smaller than any socket buffer, and one is under way at a time: only a VMM that
+	 * does not read fills it. */
+	if (sendmsg(fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)(sizeof(hdr) + size))
+		return 0;
+	return errno == EAGAIN ? rl_err_set(err, -EPROTO, "the VMM does not read its socket")
+			       : gone(err);
 }
 
 static int
@@ -131,7 +134,8 @@ recv_part(int fd, void *buf, size_t n, struct vmm_msg *m, uint64_t deadline_ns, 
 		if (k <= 0)
 			return gone(err);
 		if (take_fds(&mh, m) != 0)
-			return rl_err_set(err, -EPROTO, "the VMM sent more descriptors than allowed");
+			return rl_err_set(err, -EPROTO,
+					  "the VMM sent more descriptors than allowed");
 		at += k;
 		n -= (size_t)k;
 	}
@@ -146,10 +150,14 @@ recv_msg(int fd, struct vmm_msg *m, uint64_t deadline_ns, struct rl_err *err)
 	m->n_fds = 0;
 	rc = recv_part(fd, &m->hdr, sizeof(m->hdr), m, deadline_ns, err);
 	if (rc == 0 && (m->hdr.flags & RL_VMM_F_VERSION) != RAMLIFT_VMM_VERSION)
-		rc = rl_err_set(err, -EPROTONOSUPPORT,
-				"the VMM speaks version %u of the VMM socket, this ramliftd %u; update "
-				"the older one",
-				m->hdr.flags & RL_VMM_F_VERSION, RAMLIFT_VMM_VERSION);
+		rc = rl_err_set(
+			err, -EPROTONOSUPPORT,
+			"the VMM speaks version %u of the VMM socket, this ramliftd %u; update "
+			"the older one",
+			m->hdr.flags & RL_VMM_F_VERSION, RAMLIFT_VMM_VERSION);
+	if (rc == 0 && (m->hdr.flags & ~(RL_VMM_F_VERSION | RL_VMM_F_REPLY)) != 0)
+		rc = rl_err_set(err, -EPROTO, "the VMM sent a message with flags %#x",
+				m->hdr.flags);
 	if (rc == 0 && m->hdr.size > RL_VMM_MAX_PAYLOAD)
 		rc = rl_err_set(err, -EPROTO, "the VMM sent a message of %u bytes, more than %u",
 				m->hdr.size, RL_VMM_MAX_PAYLOAD);
@@ -186,14 +194,17 @@ on_hello(struct rl_vm *vm, const struct vmm_msg *m, struct rl_err *err)
 	struct rl_vmm_hello *h = &vm->hello;
 
 	if (m->hdr.size != sizeof(*h) || m->n_fds != 0)
-		return rl_err_set(err, -EPROTO, "HELLO of %u bytes, not %zu", m->hdr.size, sizeof(*h));
+		return rl_err_set(err, -EPROTO, "HELLO of %u bytes, not %zu", m->hdr.size,
+				  sizeof(*h));
 	memcpy(h, m->payload, sizeof(*h));
 	h->last.peer[sizeof(h->last.peer) - 1] = '\0';
 	if (!name_ok(h->name))
-		return rl_err_set(err, -EINVAL, "the VM's name must be 1 to %u of A-Z a-z 0-9 . _ -",
+		return rl_err_set(err, -EINVAL,
+				  "the VM's name must be 1 to %u of A-Z a-z 0-9 . _ -",
 				  RL_VMM_NAME_BYTES - 1);
 	if ((h->features & ~RL_VMM_FEAT_ALL) != 0 || !rl_is_pow2(h->features))
-		return rl_err_set(err, -EINVAL, "features %#llx: one of dirty ring and dirty bitmap",
+		return rl_err_set(err, -EINVAL,
+				  "features %#llx: one of dirty ring and dirty bitmap",
 				  (unsigned long long)h->features);
 	if (h->n_vcpus == 0 || h->n_vcpus > RL_VMM_MAX_VCPUS)
 		return rl_err_set(err, -EINVAL, "%u vCPUs: 1 to %u", h->n_vcpus, RL_VMM_MAX_VCPUS);
@@ -208,7 +219,8 @@ on_region(struct rl_vm *vm, struct vmm_msg *m, struct rl_err *err)
 	struct rl_vmm_region r;
 
 	if (m->hdr.size != sizeof(r) || m->n_fds != 1)
-		return rl_err_set(err, -EPROTO, "REGION needs %zu bytes and one descriptor", sizeof(r));
+		return rl_err_set(err, -EPROTO, "REGION needs %zu bytes and one descriptor",
+				  sizeof(r));
 	memcpy(&r, m->payload, sizeof(r));
 	struct rl_region region = {
 		.gpn = r.gpn,
@@ -228,22 +240,26 @@ on_shared(struct rl_vm *vm, struct vmm_msg *m, struct rl_err *err)
 {
 	struct rl_vmm_shared_info info;
 	void *at;
+	int seals;
 
 	if (m->hdr.size != sizeof(info) || m->n_fds != 2 || vm->shared_fd >= 0)
-		return rl_err_set(err, -EPROTO, "SHARED comes once, with %zu bytes and two descriptors",
+		return rl_err_set(err, -EPROTO,
+				  "SHARED comes once, with %zu bytes and two descriptors",
 				  sizeof(info));
 	memcpy(&info, m->payload, sizeof(info));
 	vm->shared_fd = msg_take_fd(m, 0);
 	vm->doorbell_fd = msg_take_fd(m, 1);
 	vm->shared_size = info.size;
+	seals = fcntl(vm->shared_fd, F_GET_SEALS);
 	/* Sealed: nobody can take the pages away under our feet. */
-	if ((fcntl(vm->shared_fd, F_GET_SEALS) & F_SEAL_SHRINK) == 0 ||
+	if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 ||
 	    lseek(vm->shared_fd, 0, SEEK_END) < (off_t)sizeof(struct rl_vmm_shared) ||
 	    info.size < sizeof(struct rl_vmm_shared))
-		return rl_err_set(err, -EPROTO,
-				  "the shared page must be a memfd of %zu bytes or more, sealed with "
-				  "F_SEAL_SHRINK",
-				  sizeof(struct rl_vmm_shared));
+		return rl_err_set(
+			err, -EPROTO,
+			"the shared page must be a memfd of %zu bytes or more, sealed with "
+			"F_SEAL_SHRINK",
+			sizeof(struct rl_vmm_shared));
 	at = mmap(NULL, sizeof(struct rl_vmm_shared), PROT_READ, MAP_SHARED, vm->shared_fd, 0);
 	if (at == MAP_FAILED)
 		return rl_err_set(err, -errno, "cannot map the shared page: %s", strerror(errno));
@@ -257,13 +273,16 @@ on_vcpu(struct rl_vm *vm, struct vmm_msg *m, struct rl_err *err)
 	struct rl_vmm_vcpu v;
 
 	if (m->hdr.size != sizeof(v) || m->n_fds != 1)
-		return rl_err_set(err, -EPROTO, "VCPU needs %zu bytes and one descriptor", sizeof(v));
+		return rl_err_set(err, -EPROTO, "VCPU needs %zu bytes and one descriptor",
+				  sizeof(v));
 	memcpy(&v, m->payload, sizeof(v));
 	if (v.index >= vm->hello.n_vcpus || vm->vcpu_fd[v.index] >= 0)
 		return rl_err_set(err, -EINVAL, "vCPU %u: out of range or given twice", v.index);
-	if (!rl_is_pow2(v.ring_entries) || v.ring_entries < 1024 || v.ring_entries > 65536)
-		return rl_err_set(err, -EINVAL, "dirty ring of %u entries: a power of two from 1024 to "
-				  "65536", v.ring_entries);
+	if (!rl_is_pow2(v.ring_entries) || v.ring_entries < 2048 || v.ring_entries > 65536)
+		return rl_err_set(err, -EINVAL,
+				  "dirty ring of %u entries: a power of two from 2048 to "
+				  "65536",
+				  v.ring_entries);
 	vm->vcpu_fd[v.index] = msg_take_fd(m, 0);
 	vm->ring[v.index] = (struct rl_dirty_ring_opts){
 		.fd = vm->vcpu_fd[v.index], .offset = v.ring_offset, .entries = v.ring_entries};
@@ -271,8 +290,10 @@ on_vcpu(struct rl_vm *vm, struct vmm_msg *m, struct rl_err *err)
 }
 
 static int
-on_online(const struct rl_vm *vm, struct rl_err *err)
+on_online(const struct rl_vm *vm, const struct vmm_msg *m, struct rl_err *err)
 {
+	if (m->hdr.size != 0 || m->n_fds != 0)
+		return rl_err_set(err, -EPROTO, "ONLINE has neither payload nor descriptors");
 	if (vm->ram.n == 0 || vm->shared_fd < 0)
 		return rl_err_set(err, -EPROTO, "ONLINE before any REGION or before SHARED");
 	if (vm->hello.features & RL_VMM_FEAT_DIRTY_RING)
@@ -289,6 +310,8 @@ on_message(struct rl_vm *vm, struct vmm_msg *m,
 {
 	int rc;
 
+	if (m->hdr.flags & RL_VMM_F_REPLY)
+		return rl_err_set(err, -EPROTO, "a reply where a request was due");
 	if ((vm->hello.features == 0) != (m->hdr.request == RL_VMM_HELLO))
 		return rl_err_set(err, -EPROTO, "HELLO comes first, and once");
 	switch (m->hdr.request) {
@@ -302,7 +325,7 @@ on_message(struct rl_vm *vm, struct vmm_msg *m,
 	case RL_VMM_VCPU:
 		return on_vcpu(vm, m, err);
 	case RL_VMM_ONLINE:
-		return on_online(vm, err);
+		return on_online(vm, m, err);
 	default:
 		return rl_err_set(err, -EPROTO, "request %u is not one of a registration",
 				  m->hdr.request);
@@ -339,7 +362,7 @@ rl_vm_register(int fd, uint64_t timeout_ns,
 {
 	uint64_t deadline_ns = rl_now_ns() + timeout_ns;
 	struct rl_vm *vm = vm_create(fd);
-	struct vmm_msg m;
+	struct vmm_msg m = {0};
 	int rc;
 
 	*out = NULL;
@@ -347,8 +370,11 @@ rl_vm_register(int fd, uint64_t timeout_ns,
 		return rl_err_set(err, -ENOMEM, "no memory for a VM");
 	do {
 		rc = recv_msg(fd, &m, deadline_ns, err);
-		if (rc != 0)
+		if (rc != 0) {
+			if (rc == -EPROTO || rc == -EPROTONOSUPPORT)
+				send_status(fd, m.hdr.request, err, NULL);
 			goto fail;
+		}
 		rc = on_message(vm, &m, check, ctx, err);
 		msg_close_fds(&m);
 		if (rc != 0)
@@ -395,37 +421,52 @@ rl_vm_destroy(struct rl_vm *vm)
 	free(vm);
 }
 
+/* One request, one reply, into @m. After a failure nobody knows which reply would come next, or whether the
+ * request was done: the socket is shut, rl_vm_gone() says so, and the VMM comes back with its phase. */
+static int
+exchange(struct rl_vm *vm, uint32_t request, const void *payload, uint32_t size, int pass_fd,
+	 uint64_t timeout_ns, struct vmm_msg *m, struct rl_err *err)
+{
+	int rc = send_msg(vm->fd, request, 0, payload, size, pass_fd, err);
+
+	if (rc == 0)
+		rc = recv_msg(vm->fd, m, rl_now_ns() + timeout_ns, err);
+	if (rc == 0 && (m->hdr.request != request || (m->hdr.flags & RL_VMM_F_REPLY) == 0 ||
+			m->hdr.size < sizeof(struct rl_vmm_status))) {
+		msg_close_fds(m);
+		rc = rl_err_set(err, -EPROTO, "the VMM replied to %u with %u, %u bytes", request,
+				m->hdr.request, m->hdr.size);
+	}
+	if (rc == 0)
+		return 0;
+	shutdown(vm->fd, SHUT_RDWR);
+	return rl_vm_dead(vm, 0) ? rl_err_set(err, -ESRCH, "the VMM (pid %d) has died", vm->pid)
+				 : rc;
+}
+
 /* Ask, and read the reply into @m; its status is turned into our error. */
 static int
 call(struct rl_vm *vm, uint32_t request, const void *payload, uint32_t size, int pass_fd,
      uint64_t timeout_ns, uint32_t reply_size, struct vmm_msg *m, struct rl_err *err)
 {
 	struct rl_vmm_status st;
-	int rc;
+	int rc = exchange(vm, request, payload, size, pass_fd, timeout_ns, m, err);
 
-	rc = send_msg(vm->fd, request, 0, payload, size, pass_fd, err);
-	if (rc == 0)
-		rc = recv_msg(vm->fd, m, rl_now_ns() + timeout_ns, err);
 	if (rc != 0)
-		return rl_vm_dead(vm, 0) ? rl_err_set(err, -ESRCH, "the VMM (pid %d) has died", vm->pid)
-					 : rc;
-	if (m->hdr.request != request || (m->hdr.flags & RL_VMM_F_REPLY) == 0 ||
-	    m->hdr.size < sizeof(st)) {
-		msg_close_fds(m);
-		return rl_err_set(err, -EPROTO, "the VMM replied to %u with %u, %u bytes", request,
-				  m->hdr.request, m->hdr.size);
-	}
+		return rc;
 	memcpy(&st, m->payload, sizeof(st));
 	st.text[sizeof(st.text) - 1] = '\0';
 	if (st.code != 0) {
 		msg_close_fds(m);
-		return rl_err_set(err, st.code < 0 ? st.code : -EIO, "the VMM refused: %s",
-				  st.text[0] != '\0' ? st.text : strerror(abs(st.code)));
+		return rl_err_set(err, st.code < 0 && st.code >= -MAX_ERRNO ? st.code : -EIO,
+				  "the VMM refused: %s",
+				  st.text[0] != '\0' ? st.text : "it gives no reason");
 	}
 	if (m->hdr.size != reply_size) {
 		msg_close_fds(m);
-		return rl_err_set(err, -EPROTO, "the VMM's reply to %u has %u bytes, not %u", request,
-				  m->hdr.size, reply_size);
+		shutdown(vm->fd, SHUT_RDWR);
+		return rl_err_set(err, -EPROTO, "the VMM's reply to %u has %u bytes, not %u",
+				  request, m->hdr.size, reply_size);
 	}
 	return 0;
 }
@@ -456,7 +497,7 @@ rl_vm_session_begin(struct rl_vm *vm, const uint8_t session[16], bool is_target,
 	if (rc == 0) {
 		vm->hello.last = s;
 		vm->hello.last_outcome = RL_VMM_OUTCOME_NONE;
-		vm->hello.phase = is_target ? RL_VMM_RECEIVING : RL_VMM_MIGRATING;
+		rl_vm_set_phase(vm, is_target ? RL_VMM_RECEIVING : RL_VMM_MIGRATING);
 	}
 	return rc;
 }
@@ -469,9 +510,9 @@ rl_vm_session_end(struct rl_vm *vm, enum rl_vmm_outcome outcome, struct rl_err *
 
 	vm->hello.last_outcome = outcome;
 	if (outcome == RL_VMM_COMPLETED)
-		vm->hello.phase = target ? RL_VMM_RUNNING : RL_VMM_MOVED;
+		rl_vm_set_phase(vm, target ? RL_VMM_RUNNING : RL_VMM_MOVED);
 	else
-		vm->hello.phase = target ? RL_VMM_INCOMING : RL_VMM_RUNNING;
+		rl_vm_set_phase(vm, target ? RL_VMM_INCOMING : RL_VMM_RUNNING);
 	/* An aborted target gives its memory back first, which can take a while. */
 	return rl_vm_call(vm, RL_VMM_SESSION_END, &e, sizeof(e), 3 * CALL_TIMEOUT_NS, err);
 }
@@ -490,7 +531,8 @@ read_state(int fd, uint64_t size, uint8_t **state, struct rl_err *err)
 
 		if (k <= 0) {
 			free(buf);
-			return rl_err_set(err, -EPROTO, "device state ends after %llu of %llu bytes",
+			return rl_err_set(err, -EPROTO,
+					  "device state ends after %llu of %llu bytes",
 					  (unsigned long long)done, (unsigned long long)size);
 		}
 		done += (uint64_t)k;
@@ -510,8 +552,12 @@ rl_vm_state_get(struct rl_vm *vm, uint8_t **state, uint64_t *size, struct rl_err
 	if (rc != 0)
 		return rc;
 	memcpy(&r, m.payload, sizeof(r));
-	if (m.n_fds != 1 || r.state.size == 0 || r.state.size > RL_VMM_STATE_MAX)
-		rc = rl_err_set(err, -EPROTO, "device state of %llu bytes with %u descriptors",
+	/* Only a memfd never makes us wait, as a file of another kind might. */
+	if (m.n_fds != 1 || r.state.size == 0 || r.state.size > RL_VMM_STATE_MAX ||
+	    fcntl(m.fd[0], F_GET_SEALS) < 0)
+		rc = rl_err_set(err, -EPROTO,
+				"device state of %llu bytes with %u descriptors; one memfd "
+				"of at most 64 MiB is needed",
 				(unsigned long long)r.state.size, m.n_fds);
 	else
 		rc = read_state(m.fd[0], r.state.size, state, err);
@@ -538,7 +584,7 @@ rl_vm_state_put(struct rl_vm *vm, const uint8_t *state, uint64_t size, struct rl
 			msg_close_fds(&m);
 	}
 	if (rc == 0)
-		vm->hello.phase = RL_VMM_READY;
+		rl_vm_set_phase(vm, RL_VMM_READY);
 	if (fd >= 0)
 		close(fd);
 	return rc;

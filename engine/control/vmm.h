@@ -33,10 +33,10 @@ struct rl_vm {
 	int vcpu_fd[RL_VMM_MAX_VCPUS];
 	struct rl_dirty_ring_opts ring[RL_VMM_MAX_VCPUS];
 	const struct rl_vmm_shared *shared; /* mapped read-only, for statistics */
-	uint64_t deadline_ns; /* while registering */
+	uint64_t deadline_ns;               /* while registering */
 
 	/* the daemon's registry */
-	bool busy;       /* taken by a session */
+	bool busy; /* taken by a session */
 	struct rl_vm *next;
 };
 
@@ -65,7 +65,20 @@ int rl_vm_state_put(struct rl_vm *vm, const uint8_t *state, uint64_t size, struc
 /** The dirty source of this VM, for rl_dirty_open(). */
 void rl_vm_dirty_opts(const struct rl_vm *vm, struct rl_dirty_opts *opts);
 
-/** Has the VMM closed its socket? */
+/** `hello.phase` as a session follows it. Atomic: the registry is listed meanwhile. */
+static inline uint32_t
+rl_vm_phase(const struct rl_vm *vm)
+{
+	return __atomic_load_n(&vm->hello.phase, __ATOMIC_RELAXED);
+}
+
+static inline void
+rl_vm_set_phase(struct rl_vm *vm, enum rl_vmm_phase phase)
+{
+	__atomic_store_n(&vm->hello.phase, (uint32_t)phase, __ATOMIC_RELAXED);
+}
+
+/** Has the VMM closed its socket, or we ours because it is out of step? */
 bool rl_vm_gone(const struct rl_vm *vm);
 /** Has its process ended? Waits up to @timeout_ms. */
 bool rl_vm_dead(const struct rl_vm *vm, int timeout_ms);

@@ -28,9 +28,9 @@ struct rl_task_ops {
 struct rl_worker_stats {
 	uint64_t turns, busy_turns; /* turns that found work */
 	uint64_t sleeps;
-	uint64_t rx_unknown;        /* packets for no migration of ours */
-	uint64_t handed_over;       /* packets for another worker's lane */
-	uint64_t cpu_ns;            /* CPU time of the thread, as last looked at while blocked or asked */
+	uint64_t rx_unknown;  /* packets for no migration of ours */
+	uint64_t handed_over; /* packets for another worker's lane */
+	uint64_t cpu_ns;      /* CPU time of the thread, as last looked at while blocked or asked */
 };
 
 struct rl_workers; /* opaque */

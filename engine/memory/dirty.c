@@ -25,6 +25,8 @@
 
 #define TURN_ENTRIES 4096u /* harvested or published in one turn */
 #define MAX_FUTILE   32u   /* doorbells in a row without progress */
+#define QUIET_NS     (4 * RL_NS_PER_MS)
+#define LOOK_NS      (500 * RL_NS_PER_US)
 #define MIN_ENTRIES  2048u
 #define MAX_ENTRIES  65536u
 
@@ -63,8 +65,9 @@ fd_is(int fd, const char *kind)
 }
 
 static int
-open_ring(const struct rl_dirty_ring_opts *o, uint32_t i, struct dirty_ring *r, struct rl_err *err)
+open_ring(struct rl_dirty *d, const struct rl_dirty_ring_opts *o, uint32_t i, struct rl_err *err)
 {
+	struct dirty_ring *r = &d->ring[i];
 	size_t bytes = (size_t)o->entries * sizeof(struct rl_vmm_dirty_gfn);
 	char what[48];
 	void *p;
@@ -94,6 +97,8 @@ open_ring(const struct rl_dirty_ring_opts *o, uint32_t i, struct dirty_ring *r, 
 				  "KVM_CAP_DIRTY_LOG_RING_ACQ_REL with the size it announces",
 				  what, o->entries, strerror(errno));
 	dirty_ring_attach(r);
+	d->st.overflows += r->broken;
+	d->max_batch += o->entries;
 	return 0;
 }
 
@@ -144,10 +149,9 @@ open_rings(struct rl_dirty *d, const struct rl_dirty_opts *o, struct rl_err *err
 		return rl_err_set(err, -ENOMEM, "no memory for %u dirty rings", o->n_rings);
 	d->n_rings = o->n_rings;
 	for (uint32_t i = 0; i < o->n_rings; i++) {
-		rc = open_ring(&o->ring[i], i, &d->ring[i], err);
+		rc = open_ring(d, &o->ring[i], i, err);
 		if (rc != 0)
 			return rc;
-		d->max_batch += o->ring[i].entries;
 	}
 	d->batch = malloc(d->max_batch * sizeof(*d->batch));
 	if (!d->batch)
@@ -212,6 +216,34 @@ fail(struct rl_dirty *d, int error)
 	return false;
 }
 
+/*
+ * vCPUs leave the guest for their full rings, and more often than one each may still be on its way out. If no
+ * ring looks full, it must be one with a gap; if there is but one such, we know which.
+ */
+static bool
+find_stuck(struct rl_dirty *d)
+{
+	struct dirty_ring *gapped = NULL;
+
+	if (rl_likely(__atomic_load_n(&d->shared->ring_full_exits, __ATOMIC_RELAXED) -
+			      d->full_exits <=
+		      d->n_rings))
+		return false;
+	for (uint32_t i = 0; i < d->n_rings; i++) {
+		if (!d->ring[i].gapped)
+			continue;
+		if (gapped)
+			return false;
+		gapped = &d->ring[i];
+	}
+	if (!gapped)
+		return false;
+	gapped->stuck = true;
+	gapped->broken = true;
+	rl_count(&d->st.overflows, 1);
+	return true;
+}
+
 static bool
 begin(struct rl_dirty *d)
 {
@@ -220,6 +252,7 @@ begin(struct rl_dirty *d)
 
 	for (uint32_t i = 0; i < d->n_rings; i++)
 		urged |= dirty_ring_urges(&d->ring[i]);
+	urged = urged || find_stuck(d);
 	if (!d->wanted && !urged && drain == d->drained)
 		return false;
 	if (urged && !d->wanted)
@@ -233,6 +266,7 @@ begin(struct rl_dirty *d)
 	d->at_run = 0;
 	d->unreset = 0;
 	d->futile = 0;
+	d->mending = NULL;
 	d->state = DIRTY_HARVEST;
 	return true;
 }
@@ -247,7 +281,7 @@ answer_drain(struct rl_dirty *d)
 	rl_count(&d->st.drains, 1);
 }
 
-static bool
+static void
 ring_doorbell(struct rl_dirty *d, uint64_t now_ns)
 {
 	const uint64_t one = 1;
@@ -259,12 +293,59 @@ ring_doorbell(struct rl_dirty *d, uint64_t now_ns)
 	d->door_ns = now_ns;
 	d->state = DIRTY_WAIT;
 	if (write(d->doorbell_fd, &one, sizeof(one)) != sizeof(one))
-		return fail(d, -errno);
+		fail(d, -errno);
+}
+
+/*
+ * All that was marked is reset. True: the pages are write-protected again and may be published. Otherwise a
+ * ring is broken: such are mended one by one, so that the doorbell's result tells where KVM's reset stands.
+ */
+static bool
+finish_reset(struct rl_dirty *d, uint64_t now_ns)
+{
+	if (d->mending) {
+		d->mending->broken = false;
+		d->mending->stuck = false;
+		d->mending = NULL;
+		rl_count(&d->st.overflows, 1); /* a log started again before this was too early */
+	}
+	for (uint32_t i = 0; i < d->n_rings; i++)
+		dirty_ring_settle(&d->ring[i]);
+	while (d->at < d->n_rings) {
+		struct dirty_ring *r = &d->ring[d->at++];
+
+		if (rl_likely(!r->broken))
+			continue;
+		d->mending = r;
+		d->quiet_ns = now_ns;
+		d->state = DIRTY_QUIET;
+		return false;
+	}
+	d->at = 0;
+	d->state = DIRTY_PUBLISH;
 	return true;
 }
 
-/* One piece of the harvest. True: it is complete, KVM was asked to reset. */
-static bool
+/*
+ * A vCPU that has filled its ring does not stop at once, and what it pushes over entries that are being reset
+ * makes gaps. Mark all, see that nothing more comes, and only then ring the doorbell.
+ */
+static void
+quieten(struct rl_dirty *d, uint64_t now_ns)
+{
+	if (now_ns - d->looked_ns < LOOK_NS)
+		return;
+	d->looked_ns = now_ns;
+	if (dirty_ring_mend(d->mending)) {
+		d->quiet_ns = now_ns;
+	} else if (now_ns - d->quiet_ns >= QUIET_NS) {
+		d->unreset = d->mending->marked;
+		ring_doorbell(d, now_ns);
+	}
+}
+
+/* One piece of the harvest, then KVM is asked to reset. */
+static void
 harvest(struct rl_dirty *d, uint64_t now_ns)
 {
 	uint32_t left = TURN_ENTRIES;
@@ -272,45 +353,68 @@ harvest(struct rl_dirty *d, uint64_t now_ns)
 	while (d->at < d->n_rings) {
 		int n = dirty_ring_harvest(d, &d->ring[d->at], left);
 
-		if (n < 0)
-			return fail(d, n);
+		if (n < 0) {
+			fail(d, n);
+			return;
+		}
 		left -= (uint32_t)n;
 		if (left == 0)
-			return false;
+			return;
 		d->unreset += d->ring[d->at++].marked;
 	}
+	d->at = 0;
 	if (d->n_rings > 0)
 		answer_drain(d);
-	if (d->n_rings > 0 && d->unreset == 0) {
-		d->state = DIRTY_PUBLISH;
-		return true;
-	}
-	return ring_doorbell(d, now_ns);
+	if (d->n_rings > 0 && d->unreset == 0)
+		finish_reset(d, now_ns);
+	else
+		ring_doorbell(d, now_ns);
 }
 
-/* KVM may reset fewer entries than were marked. True: all of them are reset after all. */
+/* KVM has reset @n entries, fewer than were marked. In which rings? Where they are free; the rest where KVM has
+ * already pushed new ones (unsure only if two rings went round since the doorbell). */
+static void
+credit(struct rl_dirty *d, uint64_t n)
+{
+	for (uint32_t i = 0; i < d->n_rings && !d->mending; i++)
+		n -= rl_min64(dirty_ring_advance(&d->ring[i]), n);
+	for (uint32_t i = 0; i < d->n_rings && n > 0; i++) {
+		struct dirty_ring *r = &d->ring[i];
+		uint32_t k = (uint32_t)rl_min64(n, r->marked);
+
+		dirty_ring_credit(r, k);
+		n -= k;
+	}
+}
+
+/* True: KVM was asked again for the rest. */
 static bool
-incomplete(struct rl_dirty *d, int64_t result, uint64_t now_ns)
+ask_again(struct rl_dirty *d, int64_t result, uint64_t now_ns)
 {
 	if (result > 0) {
 		d->futile = 0;
-		for (uint32_t i = 0; i < d->n_rings; i++)
-			dirty_ring_advance(&d->ring[i]);
+		credit(d, (uint64_t)result);
 	} else if (++d->futile > MAX_FUTILE) {
-		return fail(d, result < 0 ? (int)result : -EPROTO);
+		fail(d, result < 0 ? (int)result : -EPROTO);
+		return true;
 	}
-	if (result == 0 && d->n_rings > 0) {
+	if (d->mending) {
+		d->quiet_ns = now_ns;
+		d->state = DIRTY_QUIET;
+		return true;
+	}
+	if (result == 0) {
 		d->unreset = 0;
 		for (uint32_t i = 0; i < d->n_rings; i++)
-			d->unreset += dirty_ring_repair(d, &d->ring[i]);
-		if (d->unreset == 0)
-			return true;
+			d->unreset += dirty_ring_unstick(d, &d->ring[i]);
 	}
+	if (d->unreset == 0 && d->n_rings > 0)
+		return false;
 	ring_doorbell(d, now_ns);
-	return false;
+	return true;
 }
 
-/* True: the pages are write-protected again and may be published. */
+/* True: the pages may be published. */
 static bool
 await(struct rl_dirty *d, uint64_t now_ns)
 {
@@ -324,14 +428,9 @@ await(struct rl_dirty *d, uint64_t now_ns)
 		return fail(d, result < -4095 ? -EPROTO : (int)result);
 	if (result > 0)
 		d->unreset -= rl_min64((uint64_t)result, d->unreset);
-	if ((d->unreset > 0 || result < 0) && !incomplete(d, result, now_ns))
+	if ((d->unreset > 0 || result < 0) && ask_again(d, result, now_ns))
 		return false;
-
-	for (uint32_t i = 0; i < d->n_rings; i++)
-		dirty_ring_settle(&d->ring[i]);
-	d->at = 0;
-	d->state = DIRTY_PUBLISH;
-	return true;
+	return finish_reset(d, now_ns);
 }
 
 static void
@@ -340,6 +439,14 @@ publish_extent(void *ctx, uint64_t page, uint64_t n)
 	struct rl_dirty *d = ctx;
 
 	rl_count(&d->st.pages, rl_bitmap_set_range(d->pending, page, n));
+}
+
+/* There was an overflow. It asks the file system which pages hold data; rare. */
+static void
+publish_all(struct rl_dirty *d)
+{
+	rl_ram_extents(d->ram, publish_extent, d);
+	d->mended = d->relog_target;
 }
 
 /* One piece of the publishing. True: that was the last. */
@@ -366,11 +473,8 @@ publish(struct rl_dirty *d)
 	rl_count(&d->st.pages, fresh);
 	if (d->at_run < d->n_batch)
 		return false;
-	/* It asks the file system; rare. */
-	if (rl_unlikely(d->mended != d->st.overflows)) {
-		rl_ram_extents(d->ram, publish_extent, d);
-		d->mended = d->relog_target;
-	}
+	if (rl_unlikely(d->mended != d->st.overflows))
+		publish_all(d);
 	return true;
 }
 
@@ -387,11 +491,14 @@ rl_dirty_turn(struct rl_dirty *d, uint64_t now_ns)
 	from_ns = rl_now_ns();
 	if (d->state == DIRTY_HARVEST)
 		harvest(d, now_ns);
+	if (d->state == DIRTY_QUIET)
+		quieten(d, now_ns);
 	if (d->state == DIRTY_PUBLISH)
 		done = publish(d);
 	rl_count(&d->st.harvest_ns, rl_now_ns() - from_ns);
 	if (done) {
 		rl_count(&d->st.collections, 1);
+		d->full_exits = __atomic_load_n(&d->shared->ring_full_exits, __ATOMIC_RELAXED);
 		d->state = DIRTY_IDLE;
 	}
 	return done;

@@ -39,7 +39,7 @@ struct rl_dirty_ring_opts {
 	int fd;          /* borrowed */
 	uint64_t offset; /* bytes */
 	uint32_t
-		entries; /* power of two, 2048..65536; 1024 could overflow by all of itself, beyond repair */
+		entries; /* power of two, 2048..65536; a smaller one could overflow by all of itself */
 };
 
 struct rl_dirty_opts {

@@ -19,14 +19,17 @@ struct dirty_ring {
 	struct rl_vmm_dirty_gfn *gfn;
 	uint32_t entries;
 
-	uint32_t index;  /* the next entry to look at */
-	uint32_t marked; /* entries made RESET by this collection: those before `index` */
+	uint32_t reset;  /* the entry at which KVM's reset stands */
+	uint32_t marked; /* entries from there on that we made RESET */
 	uint32_t probe;
-	bool lost;     /* overflowed or not seen yet: where KVM puts the next entry is unknown */
-	bool anchored; /* KVM's reset stands at index - marked */
+	bool anchored; /* `reset` is known */
+	bool lost;     /* where KVM puts the next entry is not: behind a gap of free entries */
+	bool gapped;   /* lost by an overflow: the gap may be as long as the ring */
+	bool stuck;    /* it is, and leaves the vCPU no room for an entry that would show its end */
+	bool broken;   /* lost, and there may be several gaps */
 };
 
-enum dirty_state { DIRTY_IDLE, DIRTY_HARVEST, DIRTY_WAIT, DIRTY_PUBLISH };
+enum dirty_state { DIRTY_IDLE, DIRTY_HARVEST, DIRTY_WAIT, DIRTY_QUIET, DIRTY_PUBLISH };
 
 struct rl_dirty {
 	/* set at open, then constant */
@@ -44,16 +47,21 @@ struct rl_dirty {
 	bool wanted;
 	int error;
 	uint64_t door_req;
-	uint64_t door_ns;      /* when it was rung */
-	uint64_t unreset;      /* entries that KVM has still to reset */
-	uint32_t futile;       /* doorbells in a row that reset nothing */
-	uint64_t drained;      /* the drain_req that was answered last */
-	uint64_t drain_target; /* and the one that this collection answers */
+	uint64_t door_ns;           /* when it was rung */
+	uint64_t unreset;           /* entries that KVM has still to reset */
+	uint32_t futile;            /* doorbells in a row that reset nothing */
+	struct dirty_ring *mending; /* the only ring with marked entries; or NULL */
+	uint64_t looked_ns;         /* at that ring */
+	uint64_t quiet_ns;          /* it has not changed since */
+	uint64_t drained;           /* the drain_req that was answered last */
+	uint64_t drain_target;      /* and the one that this collection answers */
 
-	/* overflows (counts of st.overflows) */
+	uint64_t full_exits; /* ring-full exits of all vCPUs when the last collection ended */
+
+	/* counts of st.overflows */
 	uint64_t relogged; /* [control], atomic: KVM has protected all pages again since this one */
 	uint64_t relog_target; /* the same when the collection began */
-	uint64_t mended;       /* and set all pages pending after that */
+	uint64_t mended;       /* and all pages were set pending after that */
 
 	/* the collection's pages, not pending before the reset */
 	struct rl_run *batch;
@@ -97,14 +105,19 @@ uint64_t dirty_ring_fill(const struct dirty_ring *r);
  * -EPROTO: garbage in the ring. */
 int dirty_ring_harvest(struct rl_dirty *d, struct dirty_ring *r, uint32_t max);
 
-/** KVM has reset a part: forget what is free. (Told apart from entries that KVM pushed again meanwhile only as
- * long as those have not come round the ring.) */
-void dirty_ring_advance(struct dirty_ring *r);
+/** Some of all rings' marked entries are reset: skip those that surely are. Returns how many. */
+uint64_t dirty_ring_advance(struct dirty_ring *r);
 
-/** KVM's reset is stuck. Make it go on; returns entries of this collection that are not reset yet. */
-uint64_t dirty_ring_repair(struct rl_dirty *d, struct dirty_ring *r);
+/** KVM has reset @n of the marked entries. */
+void dirty_ring_credit(struct dirty_ring *r, uint32_t n);
 
-/** All of `marked` is reset. */
+/** KVM resets nothing. Returns the marked entries that it may still be asked for. */
+uint32_t dirty_ring_unstick(struct rl_dirty *d, struct dirty_ring *r);
+
+/** Mark whatever a broken ring has. False: it was marked already, nothing has come since. */
+bool dirty_ring_mend(struct dirty_ring *r);
+
+/** All marked entries are reset. */
 void dirty_ring_settle(struct dirty_ring *r);
 
 /* ---- dirty_bitmap.c ---- */

@@ -29,7 +29,10 @@ static_assert(sizeof(struct rte_ether_hdr) + sizeof(struct rte_ipv6_hdr) +
 	      "the longest headers fit");
 
 /* Sum of 16-bit words in memory order, not folded (RFC 1071). A last odd byte is padded with zero. */
-__attribute__((target_clones("avx512f", "avx2", "default"))) static uint64_t
+#ifndef __SANITIZE_THREAD__ /* its code in the resolver that picks a clone would run before it is set up */
+__attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+static uint64_t
 sum_words(const uint8_t *p, uint32_t bytes)
 {
 	lanes_t acc = {0}, v;

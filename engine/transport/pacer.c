@@ -57,7 +57,7 @@ rl_pacer_admit(struct rl_pacer *p, uint32_t want, uint32_t bytes, uint64_t now_n
 	do {
 		/* Time that passed unused is gone: an idle lane earns no more than the slack. */
 		next_ns = rl_max64(departure_ns(booked_ns, rate, now_ns), now_ns);
-		if (want == 0 || next_ns > now_ns + RL_PACER_SLACK_NS)
+		if (want == 0 || next_ns > now_ns + RL_PACER_SLACK_NS / 2)
 			return 0;
 		n = rl_min64(want, (now_ns + RL_PACER_SLACK_NS - next_ns) * rate / packet + 1);
 		next_ns += RL_DIV_ROUND_UP(n * packet, rate);
@@ -86,5 +86,5 @@ rl_pacer_timer_ns(const struct rl_pacer *p, uint64_t now_ns)
 	if (rate == 0)
 		return 0;
 	next_ns = departure_ns(__atomic_load_n(&p->next_ns, __ATOMIC_RELAXED), rate, now_ns);
-	return next_ns > now_ns + RL_PACER_SLACK_NS ? next_ns - RL_PACER_SLACK_NS : 0;
+	return next_ns > now_ns + RL_PACER_SLACK_NS / 2 ? next_ns - RL_PACER_SLACK_NS / 2 : 0;
 }

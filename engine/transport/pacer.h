@@ -4,8 +4,9 @@
 /**
  * @file pacer.h
  * Pacing by earliest departure time (as draft-ietf-ccwg-bbr writes it): each packet moves the departure
- * time of the next one by bytes / rate; a burst may leave while the departure time is at most
- * RL_PACER_SLACK_NS ahead. One pacer per migration, shared by its lanes, so the rate holds however
+ * time of the next one by bytes / rate. A burst may leave when the departure time is at most half of
+ * RL_PACER_SLACK_NS ahead, and takes it up to the whole: packets leave in bursts, so that a lane may sleep in
+ * between. One pacer per migration, shared by its lanes, so the rate holds however
  * unevenly the lanes are filled: one compare-and-swap per burst.
  *
  * Threads: rl_pacer_admit() by every lane's owner at once; rl_pacer_set_rate() [any].
@@ -13,7 +14,7 @@
  */
 #include <stdint.h>
 
-#define RL_PACER_SLACK_NS 100000ull
+#define RL_PACER_SLACK_NS 500000ull
 
 struct rl_pacer {
 	uint64_t rate;    /* atomic, bytes/s */

@@ -121,7 +121,7 @@ def bench_idle(quick):
 
 # ---- guest: what a migration costs the guest that is moving ----
 
-GUEST = "pattern=seq ws=64M rate=max content=zero report=500 check=end"
+GUEST = "pattern=seq ws=64M rate=max content=random report=500 check=end"
 
 
 def write_rate(vm, seconds, during=lambda: None):

@@ -16,7 +16,8 @@ def arguments():
     p.add_argument("--vcpus", type=int, default=1)
     p.add_argument("--rate", default="20000", help="page writes per second, or 'max' (default 20000)")
     p.add_argument("--pattern", default="random", help="what the guest writes: seq, random, hot or rewrite")
-    p.add_argument("--ring0", action="store_true", help="a writer in ring 0: overflows dirty rings on emulating KVM")
+    p.add_argument("--ring0", action="store_true", help="a writer in ring 0: floods dirty rings where KVM emulates it")
+    p.add_argument("--ring-entries", default="65536", help="per vCPU; with 2048 a ring-0 writer overflows them")
     p.add_argument("--dirty", default="ring", choices=["ring", "bitmap"], help="KVM's dirty ring or bitmap")
     p.add_argument("--max-bandwidth", help="bytes/s, with K, M, G")
     p.add_argument("--downtime-limit", help="milliseconds (default 300)")
@@ -43,7 +44,8 @@ def start_vm(lab, args, side, incoming):
         writer = {} if incoming else {"rate": args.rate, "pattern": {"rewrite": "hot"}.get(args.pattern, args.pattern)}
         return lab.synthvm(side, "demo", args.memory, args.backing, args.vcpus, incoming, **writer)
     append = f"pattern={args.pattern} rate={args.rate} ring={0 if args.ring0 else 3} report=500 check=continuous"
-    return lab.labvm(side, "demo", args.memory, args.backing, args.vcpus, None if incoming else append, args.dirty)
+    return lab.labvm(side, "demo", args.memory, args.backing, args.vcpus, None if incoming else append, args.dirty,
+                     options=("--ring-entries", args.ring_entries))
 
 
 def wait_for_checks(lab, vm, more, what):
@@ -96,7 +98,7 @@ def summary(results):
 
 def run(lab, args):
     hugepages(args)
-    lab.network()
+    lab.network(args.workers)
     say(f"demo: two namespaces, {args.uri} on both; starting ramliftd in each")
     for side in labs.SIDES:
         lab.daemon(side, args.uri, workers=args.workers, drop_percent=args.drop, drop_seed=7 + ord(side))

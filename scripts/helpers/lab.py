@@ -130,17 +130,16 @@ class Lab:
     def program(self, *parts):
         return os.path.join(self.build, *parts)
 
-    def network(self):
-        """Two namespaces and a veth pair of two queues."""
+    def network(self, queues=1):
+        """Two namespaces and a veth pair of so many queues."""
         tag = f"rl{os.getpid()}"
         for side in SIDES:
             ns = f"{tag}{side}"
             sh("ip", "netns", "add", ns)
             self.ns[side] = ns
         a, b = self.ns["a"], self.ns["b"]
-        queues = ["numtxqueues", "2", "numrxqueues", "2"]
-        sh("ip", "-n", a, "link", "add", "veth0", "mtu", str(MTU), *queues, "type", "veth", "peer", "name",
-           "veth0", "mtu", str(MTU), *queues, "netns", b)
+        end = ["veth0", "mtu", str(MTU), "numtxqueues", str(queues), "numrxqueues", str(queues)]
+        sh("ip", "-n", a, "link", "add", *end, "type", "veth", "peer", "name", *end, "netns", b)
         for side in SIDES:
             n = ["ip", "-n", self.ns[side]]
             sh(*n, "addr", "add", f"{ADDRESS[side]}/30", "dev", "veth0")

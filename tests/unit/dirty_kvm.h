@@ -183,10 +183,10 @@ vm_boot_ring0(struct vm *v, struct kvm_sregs *s, struct kvm_regs *g)
 
 	memcpy(v->mem + 0x1000, code, sizeof(code));
 	param[0] = VM_FIRST;
-	param[1] = (2 << 20) / 4;
+	param[1] = (256 << 10) / 4;
 	s->cr0 |= 1;
 	g->rip = 0x1000;
-	g->rax = 0x01010101;
+	g->rax = 0x02020202;
 }
 
 static bool
@@ -360,6 +360,101 @@ vm_stop_door(struct vm *v)
 {
 	v->stop_door = true;
 	pthread_join(v->door_thread, NULL);
+}
+
+/* ---- the engine ---- */
+
+struct copier {
+	struct vm *v;
+	struct rl_dirty *d;
+	struct rl_cursor cursor;
+	uint8_t *shadow;
+	uint64_t copied;
+};
+
+static void
+copier_copy(struct copier *c, uint32_t max)
+{
+	struct rl_run run;
+
+	while (max > 0 && rl_bitmap_take_run(&c->v->pending, &c->cursor, max, &run)) {
+		memcpy(c->shadow + run.first * 4096, rl_ram_hva(&c->v->ram, run.first),
+		       run.n * 4096ul);
+		c->copied += run.n;
+		max -= run.n;
+	}
+}
+
+static void
+copier_turn(struct copier *c)
+{
+	rl_dirty_turn(c->d, rl_now_ns());
+	if (rl_dirty_error(c->d) != 0) {
+		vm_stop(c->v);
+		vm_stop_door(c->v);
+		fail_msg("dirty source: %s", strerror(-rl_dirty_error(c->d)));
+	}
+}
+
+/* A migration to the same process: copy while the guest writes, stop it, copy the rest, compare. */
+static void
+copy_guest(const struct vm_opts *o, uint32_t pause_us, struct rl_dirty_stats *st)
+{
+	struct vm *v = vm_open(o);
+	struct copier c = {.v = v};
+	struct rl_err err = {0};
+	uint64_t end_ns, next_ns = 0, digest[2][VM_PAGES / 512];
+	bool half = false;
+
+	if (v == NULL)
+		skip();
+	if (rl_dirty_open(&v->opts, &c.d, &err) != 0)
+		fail_msg("%s", err.text);
+	rl_cursor_init(&c.cursor, 0, 1);
+	c.shadow = calloc(VM_PAGES, 4096);
+	assert_non_null(c.shadow);
+	rl_bitmap_set_range(&v->pending, 0, VM_PAGES);
+	vm_run(v);
+	end_ns = rl_now_ns() + RL_NS_PER_S;
+	for (uint64_t now = rl_now_ns(); now < end_ns; now = rl_now_ns()) {
+		copier_turn(&c);
+		copier_copy(&c, 64);
+		if (now > next_ns) {
+			rl_dirty_collect(c.d, now);
+			next_ns = now + 300 * RL_NS_PER_US;
+			usleep(pause_us);
+		}
+		if (!half && now > end_ns - RL_NS_PER_S / 4) {
+			rl_ram_digest(&v->ram, NULL, digest[0]);
+			half = true;
+		}
+	}
+	rl_ram_digest(&v->ram, NULL, digest[1]);
+	assert_memory_not_equal(digest[0], digest[1], sizeof(digest[0])); /* the guest runs */
+	vm_stop(v);
+	while (rl_dirty_busy(c.d))
+		copier_turn(&c);
+	do {
+		rl_dirty_collect(c.d, 0);
+		while (rl_dirty_busy(c.d))
+			copier_turn(&c);
+	} while (rl_dirty_fill(c.d) > 0);
+	copier_copy(&c, UINT32_MAX);
+	vm_stop_door(v);
+	for (uint64_t p = 0; p < VM_PAGES; p++)
+		if (memcmp(c.shadow + p * 4096, v->mem + p * 4096, 4096) != 0)
+			fail_msg("page %#lx differs", (unsigned long)p);
+	*st = *rl_dirty_stats(c.d);
+	print_message("%lu entries, %lu pages, %lu collections, %lu overflows, fill up to %lu, "
+		      "%lu ring-full exits, %lu pages copied\n",
+		      st->entries, st->pages, st->collections, st->overflows, st->max_fill,
+		      v->shared->ring_full_exits, c.copied);
+	assert_true(st->pages > 1000 && st->collections > 5);
+	assert_int_equal(st->unknown_slot, 0);
+	assert_int_equal(st->out_of_slot, 0);
+	rl_dirty_close(c.d);
+	free(c.shadow);
+	vm_close(v);
 }
 
 #endif /* RL_TEST_DIRTY_KVM_H */

@@ -1,456 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* libramlift-vmm against an engine played by the test: registration, phases, hostile bytes, lost connections. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#include <ramlift-vmm.h>
 #include <ramlift/version.h>
 
-#define RAM_BYTES  (1u << 20)
-#define N_VCPUS    2u
-#define RING_SLOTS 1024u
-#define WAIT_MS    10000
-
-/* ---- the VMM under the library: it counts what it is asked ---- */
-
-enum op { LOG_START, LOG_STOP, PAUSE, RESUME, STATE_GET, STATE_PUT, RUN, RESET, MOVED, N_OPS };
-
-struct guest {
-	atomic_int calls[N_OPS];
-	atomic_int fail[N_OPS]; /* -errno, for as long as it is set */
-	atomic_int rings_reset;
-	atomic_uint state_bytes;
-	atomic_int synced[4]; /* by slot id */
-	char loaded[16];
-	int ram, ring;
-};
-
-static int
-count(struct guest *g, enum op op, char *text)
-{
-	int rc = g->fail[op];
-
-	g->calls[op]++;
-	if (rc != 0 && op != RUN)
-		snprintf(text, RL_VMM_TEXT_BYTES, "told to fail");
-	return rc;
-}
-
-#define OP(name, op)                                                                               \
-	static int name(void *ctx, char *text)                                                     \
-	{                                                                                          \
-		return count(ctx, op, text);                                                       \
-	}
-OP(op_log_start, LOG_START)
-OP(op_log_stop, LOG_STOP)
-OP(op_pause, PAUSE)
-OP(op_resume, RESUME)
-OP(op_run, RUN)
-OP(op_reset, RESET)
-
-static int
-op_state_get(void *ctx, int *memfd, uint64_t *size, char *text)
-{
-	struct guest *g = ctx;
-
-	*memfd = memfd_create("state", MFD_CLOEXEC);
-	assert_int_equal(write(*memfd, "device state", 12), 12);
-	*size = g->state_bytes;
-	return count(g, STATE_GET, text);
-}
-
-static int
-op_state_put(void *ctx, int memfd, uint64_t size, char *text)
-{
-	struct guest *g = ctx;
-
-	assert_in_range(size, 1, sizeof(g->loaded) - 1);
-	memset(g->loaded, 0, sizeof(g->loaded));
-	assert_int_equal(pread(memfd, g->loaded, size, 0), size);
-	return count(g, STATE_PUT, text);
-}
-
-static void
-op_moved(void *ctx)
-{
-	((struct guest *)ctx)->calls[MOVED]++;
-}
-
-static int64_t
-op_reset_rings(void *ctx)
-{
-	((struct guest *)ctx)->rings_reset++;
-	return 42;
-}
-
-static int
-op_sync_bitmap(void *ctx, const struct rl_vmm_slot *slot, uint64_t *bitmap)
-{
-	struct guest *g = ctx;
-
-	g->synced[slot->slot]++;
-	bitmap[0] = 0x100 + slot->slot;
-	bitmap[(slot->n_pages - 1) / 64] |= 1ull << 63;
-	return 0;
-}
-
-static const struct rl_vmm_ops ops = {
-	.log_start = op_log_start,
-	.log_stop = op_log_stop,
-	.pause = op_pause,
-	.resume = op_resume,
-	.state_get = op_state_get,
-	.state_put = op_state_put,
-	.run = op_run,
-	.reset = op_reset,
-	.moved = op_moved,
-	.reset_rings = op_reset_rings,
-	.sync_bitmap = op_sync_bitmap,
-};
-
-/* ---- the engine ---- */
-
-struct engine {
-	char dir[32], path[64];
-	int listener, conn;
-	struct guest guest;
-	struct rl_vmm *vmm;
-	bool incoming, bitmap;
-
-	/* from the last registration */
-	struct rl_vmm_hello hello;
-	struct rl_vmm_region region;
-	int region_fd, shared_fd, door_fd, ring_fd[N_VCPUS];
-	struct rl_vmm_shared *shared;
-	uint64_t shared_size;
-};
-
-struct message {
-	struct rl_vmm_hdr hdr;
-	uint8_t payload[RL_VMM_MAX_PAYLOAD];
-	int fd[RL_VMM_MAX_FDS];
-	uint32_t n_fds;
-};
-
-static int
-count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	assert_non_null(d);
-	while (readdir(d) != NULL)
-		n++;
-	closedir(d);
-	return n;
-}
-
-static void
-wait_readable(int fd)
-{
-	struct pollfd p = {.fd = fd, .events = POLLIN};
-
-	assert_int_equal(poll(&p, 1, WAIT_MS), 1);
-}
-
-static void
-send_raw(int sock, const void *data, size_t bytes, const int *fds, uint32_t n_fds)
-{
-	char control[CMSG_SPACE(16 * sizeof(int))] = {0};
-	struct iovec iov = {(void *)(uintptr_t)data, bytes};
-	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (n_fds > 0) {
-		mh.msg_control = control;
-		mh.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-		struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
-
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, n_fds * sizeof(int));
-	}
-	assert_int_equal(sendmsg(sock, &mh, MSG_NOSIGNAL), bytes);
-}
-
-static void
-send_msg(int sock, uint32_t request, uint32_t flags, const void *payload, uint32_t size,
-	 const int *fds, uint32_t n_fds)
-{
-	uint8_t buf[RL_VMM_HDR_BYTES + RL_VMM_MAX_PAYLOAD];
-	struct rl_vmm_hdr hdr = {request, RAMLIFT_VMM_VERSION | flags, size};
-
-	memcpy(buf, &hdr, sizeof(hdr));
-	if (size > 0)
-		memcpy(buf + sizeof(hdr), payload, size);
-	send_raw(sock, buf, sizeof(hdr) + size, fds, n_fds);
-}
-
-static void
-recv_msg(int sock, struct message *m)
-{
-	char control[CMSG_SPACE(RL_VMM_MAX_FDS * sizeof(int))];
-	struct iovec iov[2] = {{&m->hdr, sizeof(m->hdr)}, {m->payload, sizeof(m->payload)}};
-	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control};
-
-	/* The library sends a message in one piece and nothing more before our answer. */
-	mh.msg_controllen = sizeof(control);
-	m->n_fds = 0;
-	wait_readable(sock);
-	ssize_t n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC);
-	assert_true(n >= (ssize_t)sizeof(m->hdr));
-	assert_int_equal(n, sizeof(m->hdr) + m->hdr.size);
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&mh); c != NULL; c = CMSG_NXTHDR(&mh, c)) {
-		m->n_fds = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(m->fd, CMSG_DATA(c), m->n_fds * sizeof(int));
-	}
-}
-
-static void
-expect(struct engine *e, uint32_t request, uint32_t size, uint32_t n_fds, struct message *m)
-{
-	recv_msg(e->conn, m);
-	assert_int_equal(m->hdr.request, request);
-	assert_int_equal(m->hdr.flags, RAMLIFT_VMM_VERSION);
-	assert_int_equal(m->hdr.size, size);
-	assert_int_equal(m->n_fds, n_fds);
-}
-
-static void
-reply(struct engine *e, uint32_t request, int code)
-{
-	struct rl_vmm_status st = {.code = code};
-
-	send_msg(e->conn, request, RL_VMM_F_REPLY, &st, sizeof(st), NULL, 0);
-}
-
-static void
-accept_vmm(struct engine *e)
-{
-	wait_readable(e->listener);
-	e->conn = accept4(e->listener, NULL, NULL, SOCK_CLOEXEC);
-	assert_true(e->conn >= 0);
-}
-
-/* Play the engine's part of a registration and keep what was said. */
-static void
-take_registration(struct engine *e)
-{
-	struct rl_vmm_shared_info info;
-	struct rl_vmm_vcpu vcpu;
-	struct message m;
-
-	accept_vmm(e);
-	expect(e, RL_VMM_HELLO, sizeof(e->hello), 0, &m);
-	memcpy(&e->hello, m.payload, sizeof(e->hello));
-	reply(e, RL_VMM_HELLO, 0);
-	expect(e, RL_VMM_REGION, sizeof(e->region), 1, &m);
-	memcpy(&e->region, m.payload, sizeof(e->region));
-	e->region_fd = m.fd[0];
-	reply(e, RL_VMM_REGION, 0);
-	expect(e, RL_VMM_SHARED, sizeof(info), 2, &m);
-	memcpy(&info, m.payload, sizeof(info));
-	e->shared_fd = m.fd[0];
-	e->door_fd = m.fd[1];
-	e->shared_size = info.size;
-	e->shared = mmap(NULL, info.size, PROT_READ | PROT_WRITE, MAP_SHARED, e->shared_fd, 0);
-	assert_ptr_not_equal(e->shared, MAP_FAILED);
-	reply(e, RL_VMM_SHARED, 0);
-	for (uint32_t i = 0; i < N_VCPUS && !e->bitmap; i++) {
-		expect(e, RL_VMM_VCPU, sizeof(vcpu), 1, &m);
-		memcpy(&vcpu, m.payload, sizeof(vcpu));
-		assert_int_equal(vcpu.index, i);
-		assert_int_equal(vcpu.ring_entries, RING_SLOTS);
-		assert_int_equal(vcpu.ring_offset, i * RING_SLOTS * 16);
-		e->ring_fd[i] = m.fd[0];
-		reply(e, RL_VMM_VCPU, 0);
-	}
-	expect(e, RL_VMM_ONLINE, 0, 0, &m);
-	reply(e, RL_VMM_ONLINE, 0);
-}
-
-static void
-hang_up(struct engine *e)
-{
-	if (e->conn < 0)
-		return;
-	munmap(e->shared, e->shared_size);
-	close(e->region_fd);
-	close(e->shared_fd);
-	close(e->door_fd);
-	for (uint32_t i = 0; i < N_VCPUS && !e->bitmap; i++)
-		close(e->ring_fd[i]);
-	close(e->conn);
-	e->conn = -1;
-}
-
-static void
-make_vmm(struct engine *e)
-{
-	struct rl_vmm_opts opts = {
-		.engine_socket = e->path,
-		.name = "guest-1",
-		.uuid = {1, 2, 3},
-		.incoming = e->incoming,
-		.features = e->bitmap ? RL_VMM_FEAT_DIRTY_BITMAP : RL_VMM_FEAT_DIRTY_RING,
-		.n_vcpus = N_VCPUS,
-		.ops = &ops,
-		.ctx = &e->guest,
-	};
-	struct rl_vmm_region region = {
-		.gpn = 16, .n_pages = 256, .page_size = 4096, .flags = RL_VMM_REGION_ZEROED};
-
-	assert_int_equal(rl_vmm_create(&opts, &e->vmm), 0);
-	assert_int_equal(rl_vmm_add_region(e->vmm, &region, e->guest.ram), 0);
-	for (uint32_t i = 0; i < N_VCPUS && !e->bitmap; i++) {
-		struct rl_vmm_vcpu vcpu = {i, RING_SLOTS, i * RING_SLOTS * 16};
-
-		assert_int_equal(rl_vmm_add_vcpu(e->vmm, &vcpu, e->guest.ring), 0);
-	}
-	assert_int_equal(rl_vmm_slot_add(e->vmm, 0, 16, 256), 0);
-}
-
-static void
-open_engine(struct engine *e, bool incoming, bool bitmap)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-
-	memset(e, 0, sizeof(*e));
-	e->conn = -1;
-	e->incoming = incoming;
-	e->bitmap = bitmap;
-	e->guest.state_bytes = 12;
-	e->guest.ram = memfd_create("ram", MFD_CLOEXEC);
-	e->guest.ring = memfd_create("ring", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(e->guest.ram, RAM_BYTES), 0);
-	assert_int_equal(pwrite(e->guest.ram, "guest", 5, 8192), 5);
-	strcpy(e->dir, "/tmp/ramlift-test.XXXXXX");
-	assert_non_null(mkdtemp(e->dir));
-	snprintf(e->path, sizeof(e->path), "%s/vmm", e->dir);
-	memcpy(addr.sun_path, e->path, sizeof(e->path));
-	e->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(e->listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	assert_int_equal(listen(e->listener, 4), 0);
-	make_vmm(e);
-}
-
-/* A VMM, connected. */
-static void
-start(struct engine *e, bool incoming, bool bitmap)
-{
-	open_engine(e, incoming, bitmap);
-	assert_int_equal(rl_vmm_start(e->vmm), 0);
-	take_registration(e);
-}
-
-static void
-finish(struct engine *e)
-{
-	rl_vmm_stop(e->vmm);
-	rl_vmm_destroy(e->vmm);
-	hang_up(e);
-	close(e->listener);
-	close(e->guest.ram);
-	close(e->guest.ring);
-	unlink(e->path);
-	rmdir(e->dir);
-}
-
-static int
-call_fds(struct engine *e, uint32_t request, const void *payload, uint32_t size, const int *fds,
-	 uint32_t n_fds, struct message *m)
-{
-	struct rl_vmm_status st;
-
-	send_msg(e->conn, request, 0, payload, size, fds, n_fds);
-	recv_msg(e->conn, m);
-	assert_int_equal(m->hdr.request, request);
-	assert_int_equal(m->hdr.flags, RAMLIFT_VMM_VERSION | RL_VMM_F_REPLY);
-	assert_true(m->hdr.size >= sizeof(st));
-	memcpy(&st, m->payload, sizeof(st));
-	assert_non_null(memchr(st.text, 0, sizeof(st.text)));
-	if (st.code == 0)
-		assert_int_equal(st.text[0], 0);
-	else
-		assert_int_not_equal(st.text[0], 0);
-	return st.code;
-}
-
-/* A well-formed request of any kind. */
-static int
-call(struct engine *e, uint32_t request, uint32_t outcome)
-{
-	struct rl_vmm_session session = {
-		.session = {7}, .is_target = e->incoming, .peer = "198.18.0.2:4444"};
-	struct rl_vmm_session_end end = {.outcome = outcome};
-	struct rl_vmm_state state = {.size = 12};
-	int memfd = memfd_create("state", MFD_CLOEXEC);
-	struct message m;
-	int code;
-
-	assert_int_equal(write(memfd, "device state", 12), 12);
-	switch (request) {
-	case RL_VMM_SESSION_BEGIN:
-		code = call_fds(e, request, &session, sizeof(session), NULL, 0, &m);
-		break;
-	case RL_VMM_SESSION_END:
-		code = call_fds(e, request, &end, sizeof(end), NULL, 0, &m);
-		break;
-	case RL_VMM_STATE_PUT:
-		code = call_fds(e, request, &state, sizeof(state), &memfd, 1, &m);
-		break;
-	default:
-		code = call_fds(e, request, NULL, 0, NULL, 0, &m);
-	}
-	close(memfd);
-	for (uint32_t i = 0; i < m.n_fds; i++)
-		close(m.fd[i]);
-	return code;
-}
-
-/* From RUNNING or INCOMING to @phase. */
-static void
-drive(struct engine *e, int phase)
-{
-	static const uint32_t source[] = {RL_VMM_SESSION_BEGIN, RL_VMM_LOG_START, RL_VMM_PAUSE,
-					  RL_VMM_COMMITTING, RL_VMM_SESSION_END};
-	static const uint32_t target[] = {RL_VMM_SESSION_BEGIN, RL_VMM_STATE_PUT, RL_VMM_RUN};
-	const uint32_t *steps = e->incoming ? target : source;
-
-	for (uint32_t i = 0; (int)rl_vmm_phase(e->vmm) != phase; i++)
-		assert_int_equal(call(e, steps[i], RL_VMM_COMPLETED), 0);
-	if (phase == RL_VMM_MIGRATING)
-		assert_int_equal(call(e, RL_VMM_LOG_START, 0), 0);
-}
-
-static bool
-ram_is_zero(const struct guest *g)
-{
-	char buf[5];
-
-	assert_int_equal(pread(g->ram, buf, 5, 8192), 5);
-	return memcmp(buf, "\0\0\0\0\0", 5) == 0;
-}
-
-/* ---- tests ---- */
+#include "vmm_engine.h"
 
 static bool
 same_file(int a, int b)
@@ -469,7 +33,7 @@ test_registration(void **state)
 	struct engine e;
 
 	(void)state;
-	start(&e, true, false);
+	engine_start(&e, true, false);
 	assert_int_equal(e.hello.features, RL_VMM_FEAT_DIRTY_RING);
 	assert_string_equal(e.hello.name, "guest-1");
 	assert_int_equal(e.hello.uuid[2], 3);
@@ -491,20 +55,20 @@ test_registration(void **state)
 	assert_int_equal(ftruncate(e.shared_fd, 0), -1);
 	rl_vmm_ring_full(e.vmm);
 	assert_int_equal(e.shared->ring_full_exits, 1);
-	finish(&e);
+	engine_finish(&e);
 
-	start(&e, false, false);
+	engine_start(&e, false, false);
 	assert_int_equal(e.hello.phase, RL_VMM_RUNNING);
 	assert_int_equal(e.region.flags, 0); /* a guest that runs has written */
-	finish(&e);
+	engine_finish(&e);
 }
 
 static void
 test_create_refuses(void **state)
 {
-	struct rl_vmm_ops lacking = ops;
+	struct rl_vmm_ops lacking = guest_ops;
 	struct rl_vmm_opts good = {
-		.engine_socket = "/x", .name = "n", .features = 1, .n_vcpus = 1, .ops = &ops};
+		.engine_socket = "/x", .name = "n", .features = 1, .n_vcpus = 1, .ops = &guest_ops};
 	struct rl_vmm_opts bad;
 	struct rl_vmm *vmm;
 
@@ -531,17 +95,19 @@ test_source(void **state)
 	struct engine e;
 	struct rl_vmm_state_reply r;
 	char buf[12];
+	int fds;
 
 	(void)state;
-	start(&e, false, false);
-	assert_int_equal(call(&e, RL_VMM_SESSION_BEGIN, 0), 0);
+	engine_start(&e, false, false);
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_BEGIN, 0), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_MIGRATING);
-	assert_int_equal(call(&e, RL_VMM_LOG_START, 0), 0);
-	assert_int_equal(call(&e, RL_VMM_PAUSE, 0), 0);
-	assert_int_equal(call(&e, RL_VMM_RESUME, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_LOG_START, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_PAUSE, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_RESUME, 0), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_MIGRATING);
-	assert_int_equal(call(&e, RL_VMM_PAUSE, 0), 0);
-	assert_int_equal(call_fds(&e, RL_VMM_STATE_GET, NULL, 0, NULL, 0, &m), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_PAUSE, 0), 0);
+	fds = count_fds();
+	assert_int_equal(engine_call_fds(&e, RL_VMM_STATE_GET, NULL, 0, NULL, 0, &m), 0);
 	assert_int_equal(m.hdr.size, sizeof(r));
 	assert_int_equal(m.n_fds, 1);
 	memcpy(&r, m.payload, sizeof(r));
@@ -549,16 +115,17 @@ test_source(void **state)
 	assert_int_equal(pread(m.fd[0], buf, 12, 0), 12);
 	assert_memory_equal(buf, "device state", 12);
 	close(m.fd[0]);
-	assert_int_equal(call(&e, RL_VMM_COMMITTING, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_COMMITTING, 0), 0);
+	assert_int_equal(count_fds(), fds);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_COMMITTED);
 	assert_int_equal(e.guest.calls[MOVED], 0);
-	assert_int_equal(call(&e, RL_VMM_SESSION_END, RL_VMM_COMPLETED), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_END, RL_VMM_COMPLETED), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_MOVED);
 	rl_vmm_stop(e.vmm);
 	assert_int_equal(e.guest.calls[MOVED], 1);
 	assert_int_equal(e.guest.calls[RESUME], 1); /* the one asked for: MOVED never resumes */
 	assert_false(ram_is_zero(&e.guest));
-	finish(&e);
+	engine_finish(&e);
 }
 
 static void
@@ -567,23 +134,24 @@ test_target(void **state)
 	struct engine e;
 
 	(void)state;
-	start(&e, true, false);
-	assert_int_equal(call(&e, RL_VMM_SESSION_BEGIN, 0), 0);
+	engine_start(&e, true, false);
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_BEGIN, 0), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_RECEIVING);
-	assert_int_equal(call(&e, RL_VMM_STATE_PUT, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_STATE_PUT, 0), 0);
 	assert_string_equal(e.guest.loaded, "device state");
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_READY);
-	assert_int_equal(call(&e, RL_VMM_RUN, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_RUN, 0), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_RUNNING);
-	assert_int_equal(call(&e, RL_VMM_SESSION_END, RL_VMM_ABORTED), -EBADRQC); /* it runs */
-	assert_int_equal(call(&e, RL_VMM_SESSION_END, RL_VMM_COMPLETED), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_END, RL_VMM_ABORTED),
+			 -EBADRQC); /* it runs */
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_END, RL_VMM_COMPLETED), 0);
 	assert_int_equal(e.guest.calls[RUN], 1);
 	assert_int_equal(e.guest.calls[RESET], 0);
 	assert_false(ram_is_zero(&e.guest));
 	e.incoming = false; /* and may go on to the next host */
-	assert_int_equal(call(&e, RL_VMM_SESSION_BEGIN, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_BEGIN, 0), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_MIGRATING);
-	finish(&e);
+	engine_finish(&e);
 }
 
 /* Which request may come in which phase: the contract's table, written down a second time. */
@@ -622,19 +190,21 @@ check_phase(int phase, char letter)
 		const struct allowed *a = &table[i];
 		int before[N_OPS];
 
-		start(&e, target, false);
-		drive(&e, phase);
+		engine_start(&e, target, false);
+		engine_drive(&e, phase);
+		while (phase == RL_VMM_MOVED && e.guest.calls[MOVED] == 0)
+			usleep(100); /* it is told after the reply */
 		for (int op = 0; op < N_OPS; op++)
 			before[op] = e.guest.calls[op];
 		if (strchr(a->phases, letter) != NULL) {
-			assert_int_equal(call(&e, a->request, a->outcome), 0);
+			assert_int_equal(engine_call(&e, a->request, a->outcome), 0);
 		} else {
-			assert_int_equal(call(&e, a->request, a->outcome), -EBADRQC);
+			assert_int_equal(engine_call(&e, a->request, a->outcome), -EBADRQC);
 			assert_int_equal(rl_vmm_phase(e.vmm), phase);
 			for (int op = 0; op < N_OPS; op++)
 				assert_int_equal(e.guest.calls[op], before[op]);
 		}
-		finish(&e);
+		engine_finish(&e);
 	}
 }
 
@@ -666,11 +236,11 @@ check_loss(const struct loss *l, bool target)
 	struct message m;
 	int fds;
 
-	start(&e, target, false);
-	drive(&e, l->phase);
+	engine_start(&e, target, false);
+	engine_drive(&e, l->phase);
 	fds = count_fds();
-	hang_up(&e);
-	take_registration(&e);
+	engine_hang_up(&e);
+	engine_register(&e);
 	assert_int_equal(e.hello.phase, l->after);
 	assert_int_equal(rl_vmm_phase(e.vmm), l->after);
 	assert_int_equal(e.hello.last_outcome, l->outcome);
@@ -685,8 +255,8 @@ check_loss(const struct loss *l, bool target)
 	assert_int_equal(ram_is_zero(&e.guest), l->resets > 0);
 	assert_int_equal(count_fds(), fds);
 	/* And the new connection is a working one. */
-	assert_int_equal(call_fds(&e, 99, NULL, 0, NULL, 0, &m), -EBADRQC);
-	finish(&e);
+	assert_int_equal(engine_call_fds(&e, 99, NULL, 0, NULL, 0, &m), -EBADRQC);
+	engine_finish(&e);
 }
 
 static void
@@ -720,25 +290,25 @@ test_after_commit(void **state)
 
 	/* The next engine learned from the peer that the guest did not start there, or that it did. */
 	(void)state;
-	start(&e, false, false);
-	drive(&e, RL_VMM_COMMITTED);
-	hang_up(&e);
-	take_registration(&e);
-	assert_int_equal(call(&e, RL_VMM_RESUME, 0), -EBADRQC);
-	assert_int_equal(call(&e, RL_VMM_SESSION_END, RL_VMM_ABORTED), 0);
+	engine_start(&e, false, false);
+	engine_drive(&e, RL_VMM_COMMITTED);
+	engine_hang_up(&e);
+	engine_register(&e);
+	assert_int_equal(engine_call(&e, RL_VMM_RESUME, 0), -EBADRQC);
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_END, RL_VMM_ABORTED), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_RUNNING);
 	assert_int_equal(e.guest.calls[RESUME], 1);
-	finish(&e);
+	engine_finish(&e);
 
-	start(&e, true, false);
-	drive(&e, RL_VMM_READY);
-	hang_up(&e);
-	take_registration(&e);
+	engine_start(&e, true, false);
+	engine_drive(&e, RL_VMM_READY);
+	engine_hang_up(&e);
+	engine_register(&e);
 	assert_int_equal(e.region.flags, 0); /* memory is there */
-	assert_int_equal(call(&e, RL_VMM_SESSION_END, RL_VMM_ABORTED), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_SESSION_END, RL_VMM_ABORTED), 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_INCOMING);
 	assert_true(ram_is_zero(&e.guest));
-	finish(&e);
+	engine_finish(&e);
 }
 
 static void
@@ -749,43 +319,44 @@ test_failing_vmm(void **state)
 	struct message m;
 
 	(void)state;
-	start(&e, false, false);
-	drive(&e, RL_VMM_MIGRATING);
+	engine_start(&e, false, false);
+	engine_drive(&e, RL_VMM_MIGRATING);
 	e.guest.fail[PAUSE] = -EBUSY;
-	assert_int_equal(call_fds(&e, RL_VMM_PAUSE, NULL, 0, NULL, 0, &m), -EBUSY);
+	assert_int_equal(engine_call_fds(&e, RL_VMM_PAUSE, NULL, 0, NULL, 0, &m), -EBUSY);
 	memcpy(&st, m.payload, sizeof(st));
 	assert_string_equal(st.text, "told to fail");
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_MIGRATING);
 	e.guest.fail[PAUSE] = 0;
-	assert_int_equal(call(&e, RL_VMM_PAUSE, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_PAUSE, 0), 0);
 	e.guest.state_bytes = RL_VMM_STATE_MAX + 1;
 	int fds = count_fds();
-	assert_int_equal(call(&e, RL_VMM_STATE_GET, 0), -EFBIG);
+	assert_int_equal(engine_call(&e, RL_VMM_STATE_GET, 0), -EFBIG);
 	e.guest.fail[STATE_GET] = -EIO;
-	assert_int_equal(call(&e, RL_VMM_STATE_GET, 0), -EIO);
+	assert_int_equal(engine_call(&e, RL_VMM_STATE_GET, 0), -EIO);
 	assert_int_equal(count_fds(), fds);
 	/* A guest that does not resume is tried again until it does, and no engine sees it meanwhile. */
 	e.guest.fail[RESUME] = -EIO;
-	hang_up(&e);
+	engine_hang_up(&e);
 	while (e.guest.calls[RESUME] < 2)
 		usleep(1000);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_PAUSED);
 	e.guest.fail[RESUME] = 0;
-	take_registration(&e);
+	engine_register(&e);
 	assert_int_equal(e.hello.phase, RL_VMM_RUNNING);
-	finish(&e);
+	engine_finish(&e);
 
-	start(&e, true, false);
-	drive(&e, RL_VMM_RECEIVING);
+	engine_start(&e, true, false);
+	engine_drive(&e, RL_VMM_RECEIVING);
 	e.guest.fail[STATE_PUT] = 1; /* not an errno: still a failure */
-	assert_int_equal(call(&e, RL_VMM_STATE_PUT, 0), -EIO);
+	assert_int_equal(engine_call(&e, RL_VMM_STATE_PUT, 0), -EIO);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_RECEIVING);
 	e.guest.fail[STATE_PUT] = 0;
-	assert_int_equal(call(&e, RL_VMM_STATE_PUT, 0), 0);
+	assert_int_equal(engine_call(&e, RL_VMM_STATE_PUT, 0), 0);
 	e.guest.fail[RUN] = -ENOMEM;
-	assert_int_equal(call(&e, RL_VMM_RUN, 0), -ENOMEM); /* call() wants a text: the library's */
+	assert_int_equal(engine_call(&e, RL_VMM_RUN, 0),
+			 -ENOMEM); /* engine_call() wants a text: the library's */
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_READY);
-	finish(&e);
+	engine_finish(&e);
 }
 
 static void
@@ -801,38 +372,40 @@ test_bad_requests(void **state)
 
 	(void)state;
 	assert_int_equal(pipe2(pipe_fd, O_CLOEXEC), 0);
-	start(&e, true, false);
+	engine_start(&e, true, false);
 	fds = count_fds();
 	const uint32_t begin = RL_VMM_SESSION_BEGIN;
-	assert_int_equal(call_fds(&e, begin, &s, sizeof(s) - 1, NULL, 0, &m), -EINVAL);
-	assert_int_equal(call_fds(&e, begin, &s, sizeof(s), two, 2, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, begin, &s, sizeof(s) - 1, NULL, 0, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, begin, &s, sizeof(s), two, 2, &m), -EINVAL);
 	bad = s, bad.session[0] = 0;
-	assert_int_equal(call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
 	bad = s, bad.is_target = 2;
-	assert_int_equal(call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
 	bad = s, bad.reserved = 1;
-	assert_int_equal(call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
 	bad = s, memset(bad.peer, 'x', sizeof(bad.peer));
-	assert_int_equal(call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EINVAL);
 	bad = s, bad.is_target = 0;
-	assert_int_equal(call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EBADRQC);
+	assert_int_equal(engine_call_fds(&e, begin, &bad, sizeof(bad), NULL, 0, &m), -EBADRQC);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_INCOMING);
-	assert_int_equal(call_fds(&e, begin, &s, sizeof(s), NULL, 0, &m), 0);
+	assert_int_equal(engine_call_fds(&e, begin, &s, sizeof(s), NULL, 0, &m), 0);
 
 	const uint32_t put = RL_VMM_STATE_PUT;
-	assert_int_equal(call_fds(&e, put, &st, sizeof(st), NULL, 0, &m), -EINVAL);
-	assert_int_equal(call_fds(&e, put, &st, sizeof(st), two, 2, &m), -EINVAL);
-	assert_int_equal(call_fds(&e, put, &st, sizeof(st), &memfd, 1, &m), -EINVAL); /* empty */
-	assert_int_equal(call_fds(&e, put, &st, sizeof(st), &pipe_fd[0], 1, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, put, &st, sizeof(st), NULL, 0, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, put, &st, sizeof(st), two, 2, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, put, &st, sizeof(st), &memfd, 1, &m),
+			 -EINVAL); /* empty */
+	assert_int_equal(engine_call_fds(&e, put, &st, sizeof(st), &pipe_fd[0], 1, &m), -EINVAL);
 	st.size = UINT64_MAX;
-	assert_int_equal(call_fds(&e, put, &st, sizeof(st), &memfd, 1, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, put, &st, sizeof(st), &memfd, 1, &m), -EINVAL);
 	st.size = 0;
-	assert_int_equal(call_fds(&e, put, &st, sizeof(st), &memfd, 1, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, put, &st, sizeof(st), &memfd, 1, &m), -EINVAL);
 	assert_int_equal(e.guest.calls[STATE_PUT], 0);
-	assert_int_equal(call_fds(&e, RL_VMM_SESSION_END, &end, sizeof(end), NULL, 0, &m), -EINVAL);
+	assert_int_equal(engine_call_fds(&e, RL_VMM_SESSION_END, &end, sizeof(end), NULL, 0, &m),
+			 -EINVAL);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_RECEIVING);
 	assert_int_equal(count_fds(), fds);
-	finish(&e);
+	engine_finish(&e);
 	close(memfd);
 	close(pipe_fd[0]);
 	close(pipe_fd[1]);
@@ -847,8 +420,8 @@ expect_dropped(struct engine *e, int fds)
 
 	assert_int_equal(poll(&p, 1, WAIT_MS), 1);
 	assert_true(recv(e->conn, &c, 1, MSG_DONTWAIT) <= 0);
-	hang_up(e);
-	take_registration(e);
+	engine_hang_up(e);
+	engine_register(e);
 	assert_int_equal(count_fds(), fds);
 }
 
@@ -859,13 +432,14 @@ test_garbage(void **state)
 	struct rl_vmm_hdr put = {RL_VMM_STATE_PUT, RAMLIFT_VMM_VERSION,
 				 sizeof(struct rl_vmm_state)};
 	struct rl_vmm_hdr h;
+	static uint8_t large[RL_VMM_HDR_BYTES + RL_VMM_MAX_PAYLOAD + 1];
 	struct rl_vmm_status st = {0};
 	int many[12];
 	struct engine e;
 	int fds;
 
 	(void)state;
-	start(&e, false, false);
+	engine_start(&e, false, false);
 	fds = count_fds();
 	for (int i = 0; i < 12; i++)
 		many[i] = e.guest.ram;
@@ -876,7 +450,8 @@ test_garbage(void **state)
 	send_raw(e.conn, &h, sizeof(h), many, 3);
 	expect_dropped(&e, fds);
 	h = hdr, h.size = RL_VMM_MAX_PAYLOAD + 1;
-	send_raw(e.conn, &h, sizeof(h), many, 8);
+	memcpy(large, &h, sizeof(h));
+	send_raw(e.conn, large, sizeof(large), many, 8);
 	expect_dropped(&e, fds);
 	send_raw(e.conn, &hdr, sizeof(hdr), many, 12);
 	expect_dropped(&e, fds);
@@ -893,7 +468,7 @@ test_garbage(void **state)
 	send_raw(e.conn, &hdr, 5, many, 1);
 	expect_dropped(&e, fds);
 	assert_int_equal(e.guest.calls[PAUSE], 0);
-	finish(&e);
+	engine_finish(&e);
 }
 
 static void
@@ -906,7 +481,7 @@ test_bytewise(void **state)
 	struct engine e;
 
 	(void)state;
-	start(&e, false, false);
+	engine_start(&e, false, false);
 	for (size_t i = 0; i < sizeof(hdr); i++)
 		send_raw(e.conn, (uint8_t *)&hdr + i, 1, NULL, 0);
 	for (size_t i = 0; i < sizeof(s); i++)
@@ -915,7 +490,7 @@ test_bytewise(void **state)
 	assert_int_equal(m.hdr.size, sizeof(struct rl_vmm_status));
 	assert_int_equal(m.payload[0], 0);
 	assert_int_equal(rl_vmm_phase(e.vmm), RL_VMM_MIGRATING);
-	finish(&e);
+	engine_finish(&e);
 }
 
 static void
@@ -925,16 +500,16 @@ test_refused(void **state)
 	struct engine e;
 
 	(void)state;
-	open_engine(&e, false, false);
+	engine_open(&e, false, false);
 	assert_int_equal(rl_vmm_start(e.vmm), 0);
 	for (int i = 0; i < 2; i++) {
-		accept_vmm(&e);
-		expect(&e, RL_VMM_HELLO, sizeof(struct rl_vmm_hello), 0, &m);
-		reply(&e, RL_VMM_HELLO, -EEXIST);
+		engine_accept(&e);
+		engine_expect(&e, RL_VMM_HELLO, sizeof(struct rl_vmm_hello), 0, &m);
+		engine_reply(&e, RL_VMM_HELLO, -EEXIST);
 		close(e.conn);
 	}
-	take_registration(&e); /* it went on trying */
-	finish(&e);
+	engine_register(&e); /* it went on trying */
+	engine_finish(&e);
 }
 
 static void
@@ -944,11 +519,11 @@ test_stop_alone(void **state)
 	int fds = count_fds();
 
 	(void)state;
-	open_engine(&e, false, false);
+	engine_open(&e, false, false);
 	unlink(e.path); /* nobody there */
 	assert_int_equal(rl_vmm_start(e.vmm), 0);
 	assert_int_equal(rl_vmm_start(e.vmm), -EBUSY);
-	finish(&e);
+	engine_finish(&e);
 	assert_int_equal(count_fds(), fds);
 }
 
@@ -975,7 +550,7 @@ test_doorbell(void **state)
 	struct engine e;
 
 	(void)state;
-	start(&e, false, false);
+	engine_start(&e, false, false);
 	assert_int_equal(ring_door(&e, RL_VMM_DOOR_RESET_RINGS), 42);
 	assert_int_equal(e.guest.rings_reset, 1);
 	assert_int_equal((int64_t)ring_door(&e, RL_VMM_DOOR_SYNC_BITMAP), -EINVAL);
@@ -986,10 +561,10 @@ test_doorbell(void **state)
 	assert_int_equal(e.guest.rings_reset, 2);
 	/* An engine that makes the eventfd block and rings without end holds up nobody. */
 	assert_int_equal(fcntl(e.door_fd, F_SETFL, 0), 0);
-	hang_up(&e);
-	take_registration(&e);
+	engine_hang_up(&e);
+	engine_register(&e);
 	assert_int_equal(ring_door(&e, RL_VMM_DOOR_RESET_RINGS), 42);
-	finish(&e);
+	engine_finish(&e);
 }
 
 struct deleter {
@@ -1027,12 +602,12 @@ test_drain(void **state)
 	pthread_t thread;
 
 	(void)state;
-	start(&e, false, false);
+	engine_start(&e, false, false);
 	assert_int_equal(rl_vmm_slot_add(e.vmm, 0, 0, 1), -EEXIST);
 	rl_vmm_slot_delete(e.vmm, 0); /* nobody logs: no waiting */
 	assert_int_equal(e.shared->slot[0].valid, 0);
 	assert_int_equal(rl_vmm_slot_add(e.vmm, 0, 16, 128), 0);
-	drive(&e, RL_VMM_MIGRATING);
+	engine_drive(&e, RL_VMM_MIGRATING);
 
 	/* The table stays until the engine has taken all entries by it. */
 	begin_delete(&e, &d, &thread);
@@ -1044,20 +619,23 @@ test_drain(void **state)
 	assert_int_equal(e.shared->slot[0].valid, 0);
 
 	/* Nobody acknowledges: a second at most. */
+	assert_int_equal(e.guest.undrained, 0);
 	assert_int_equal(rl_vmm_slot_add(e.vmm, 0, 16, 128), 0);
 	begin_delete(&e, &d, &thread);
 	pthread_join(thread, NULL);
 	assert_int_equal(e.shared->slot[0].valid, 0);
+	assert_int_equal(e.guest.undrained, 1);
 
 	/* The engine goes away. */
 	assert_int_equal(rl_vmm_slot_add(e.vmm, 0, 16, 128), 0);
 	begin_delete(&e, &d, &thread);
 	assert_false(d.done);
-	hang_up(&e);
+	engine_hang_up(&e);
 	pthread_join(thread, NULL);
-	take_registration(&e);
+	assert_int_equal(e.guest.undrained, 1); /* there was nobody to wait for */
+	engine_register(&e);
 	assert_int_equal(e.shared->slot[0].valid, 0);
-	finish(&e);
+	engine_finish(&e);
 }
 
 static const uint8_t *
@@ -1075,7 +653,7 @@ test_bitmap(void **state)
 	uint64_t word;
 
 	(void)state;
-	start(&e, false, true);
+	engine_start(&e, false, true);
 	assert_int_equal(rl_vmm_slot_add(e.vmm, 1, 16, 64), 0);
 	assert_int_equal(rl_vmm_slot_add(e.vmm, 2, 80, 128), 0);
 	assert_int_equal(rl_vmm_slot_add(e.vmm, 3, 16, 10000000), -ENOSPC);
@@ -1092,7 +670,7 @@ test_bitmap(void **state)
 	}
 	/* The table that counts is the library's, whatever the engine writes over the shared one. */
 	e.shared->slot[2].n_pages = UINT64_MAX;
-	drive(&e, RL_VMM_MIGRATING);
+	engine_drive(&e, RL_VMM_MIGRATING);
 	assert_int_equal(ring_door(&e, RL_VMM_DOOR_SYNC_BITMAP), 0);
 	assert_int_equal((int64_t)ring_door(&e, RL_VMM_DOOR_RESET_RINGS), -EINVAL);
 	for (int i = 0; i < 3; i++) {
@@ -1109,7 +687,7 @@ test_bitmap(void **state)
 		assert_int_equal(bitmap_at(&e, 0)[i], 0xff);
 	__atomic_store_n(&e.shared->drain_ack, e.shared->drain_req, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
-	finish(&e);
+	engine_finish(&e);
 }
 
 int

@@ -35,7 +35,7 @@ static const char help[] =
 	"  --engine SOCKET      ramliftd's vmm-socket (default " DEFAULT_ENGINE ")\n"
 	"  --incoming           start empty and wait for a guest\n"
 	"  --dirty ring|bitmap  how KVM reports written pages (default ring)\n"
-	"  --ring-entries N     per vCPU, a power of two, 1024 to 65536 (default 65536)\n"
+	"  --ring-entries N     per vCPU, a power of two, 2048 to 65536 (default 65536)\n"
 	"  --json               events on stderr as JSON, one object a line\n"
 	"  --help, --version\n"
 	"\n"
@@ -155,9 +155,9 @@ parse_value(struct labvm_opts *opts, int id, char *value, char *text)
 		opts->n_vcpus = (uint32_t)n;
 		break;
 	case OPT_RING_ENTRIES:
-		if (!parse_number(value, 65536, &n, NULL) || n < 1024 || n & (n - 1))
+		if (!parse_number(value, 65536, &n, NULL) || n < 2048 || n & (n - 1))
 			return refuse(text, -EINVAL,
-				      "--ring-entries %s: say a power of two, 1024 to 65536",
+				      "--ring-entries %s: say a power of two, 2048 to 65536",
 				      value);
 		opts->ring_entries = (uint32_t)n;
 		break;

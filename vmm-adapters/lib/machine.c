@@ -27,7 +27,7 @@ const char *
 rl_vmm_phase_name(int phase)
 {
 	static const char *const names[] = {
-		"?",      "running",   "incoming", "migrating", "paused",
+		"?",         "running",   "incoming", "migrating", "paused",
 		"committed", "receiving", "ready",    "moved",
 	};
 

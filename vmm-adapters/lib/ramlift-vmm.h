@@ -58,8 +58,8 @@ struct rl_vmm_opts {
 	const char *engine_socket; /* ramliftd's vmm-socket */
 	const char *name;
 	uint8_t uuid[16];
-	bool incoming;             /* starts empty, as a target */
-	uint64_t features;         /* RL_VMM_FEAT_*: exactly one of ring and bitmap */
+	bool incoming;     /* starts empty, as a target */
+	uint64_t features; /* RL_VMM_FEAT_*: exactly one of ring and bitmap */
 	uint32_t n_vcpus;
 	const struct rl_vmm_ops *ops;
 	void *ctx;

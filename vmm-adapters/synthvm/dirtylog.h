@@ -11,7 +11,8 @@
  * push and store. So a store either was complete before the reset of its page returned, and whoever reads
  * the page afterwards sees it, or it comes after and is in the ring again.
  *
- * The rings are in a memfd, sealed against shrinking, that the engine maps, and may write: an entry of nonsense is skipped.
+ * The rings are in a memfd, sealed against shrinking, that the engine maps and may write: an entry of nonsense
+ * is skipped.
  *
  * Threads: full/begin/end: the vCPU that owns the ring; reset: one (the doorbell's); start/stop: one;
  *          init/fini exclusive.

@@ -563,6 +563,7 @@ welcome(struct synthvm *s)
 {
 	s->arrived = false;
 	s->empty = false;
+	s->reported_writes = rl_synth_writes(s->guest); /* those were not ours */
 	check(s);
 	rl_synth_release(s->guest);
 }

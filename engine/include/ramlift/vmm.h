@@ -18,16 +18,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RL_VMM_HDR_BYTES    12u
-#define RL_VMM_MAX_PAYLOAD  4096u
-#define RL_VMM_MAX_FDS      8u
-#define RL_VMM_MAX_REGIONS  16u
-#define RL_VMM_MAX_SLOTS    128u
-#define RL_VMM_MAX_VCPUS    256u
-#define RL_VMM_NAME_BYTES   64u /* with the terminating 0 */
-#define RL_VMM_PEER_BYTES   128u
-#define RL_VMM_TEXT_BYTES   256u
-#define RL_VMM_STATE_MAX    (64u << 20) /* device state, at most */
+#define RL_VMM_HDR_BYTES   12u
+#define RL_VMM_MAX_PAYLOAD 4096u
+#define RL_VMM_MAX_FDS     8u
+#define RL_VMM_MAX_REGIONS 16u
+#define RL_VMM_MAX_SLOTS   128u
+#define RL_VMM_MAX_VCPUS   256u
+#define RL_VMM_NAME_BYTES  64u /* with the terminating 0 */
+#define RL_VMM_PEER_BYTES  128u
+#define RL_VMM_TEXT_BYTES  256u
+#define RL_VMM_STATE_MAX   (64u << 20) /* device state, at most */
 
 struct rl_vmm_hdr {
 	uint32_t request;
@@ -43,20 +43,20 @@ enum rl_vmm_request {
 	RL_VMM_HELLO = 1,  /* struct rl_vmm_hello */
 	RL_VMM_REGION = 2, /* struct rl_vmm_region, 1 fd: one per region of guest RAM */
 	RL_VMM_SHARED = 3, /* struct rl_vmm_shared_info, 2 fds: shared page, doorbell eventfd */
-	RL_VMM_VCPU = 4,   /* struct rl_vmm_vcpu, 1 fd to map the ring from; only with F_DIRTY_RING */
+	RL_VMM_VCPU = 4, /* struct rl_vmm_vcpu, 1 fd to map the ring from; only with F_DIRTY_RING */
 	RL_VMM_ONLINE = 5, /* nothing: everything was said */
 
 	/* engine -> VMM */
 	RL_VMM_SESSION_BEGIN = 16, /* struct rl_vmm_session: a migration starts */
 	RL_VMM_LOG_START = 17,     /* log dirty pages of all slots */
 	RL_VMM_LOG_STOP = 18,
-	RL_VMM_PAUSE = 19,         /* reply when no vCPU runs and the VMM writes no guest memory */
-	RL_VMM_RESUME = 20,        /* source, before COMMITTING only */
-	RL_VMM_STATE_GET = 21,     /* reply carries struct rl_vmm_state and 1 fd (a memfd) */
-	RL_VMM_STATE_PUT = 22,     /* struct rl_vmm_state, 1 fd: load it; all memory is in place */
-	RL_VMM_COMMITTING = 23,    /* source: from here on never resume without RL_VMM_SESSION_END */
-	RL_VMM_RUN = 24,           /* target: run the guest; the reply says that it runs */
-	RL_VMM_SESSION_END = 25,   /* struct rl_vmm_session_end */
+	RL_VMM_PAUSE = 19,       /* reply when no vCPU runs and the VMM writes no guest memory */
+	RL_VMM_RESUME = 20,      /* source, before COMMITTING only */
+	RL_VMM_STATE_GET = 21,   /* reply carries struct rl_vmm_state and 1 fd (a memfd) */
+	RL_VMM_STATE_PUT = 22,   /* struct rl_vmm_state, 1 fd: load it; all memory is in place */
+	RL_VMM_COMMITTING = 23,  /* source: from here on never resume without RL_VMM_SESSION_END */
+	RL_VMM_RUN = 24,         /* target: run the guest; the reply says that it runs */
+	RL_VMM_SESSION_END = 25, /* struct rl_vmm_session_end */
 };
 
 /* Feature bits of rl_vmm_hello; unknown ones are an error. */
@@ -66,31 +66,31 @@ enum rl_vmm_request {
 
 /* What the VMM's guest is doing; it survives a restart of ramliftd in the VMM. */
 enum rl_vmm_phase {
-	RL_VMM_RUNNING = 1,    /* the guest runs (or is paused by its user) here; may be a source */
-	RL_VMM_INCOMING = 2,   /* empty; waits to be a target */
-	RL_VMM_MIGRATING = 3,  /* source of `session`, guest running */
-	RL_VMM_PAUSED = 4,     /* source, paused by the engine, not committed */
-	RL_VMM_COMMITTED = 5,  /* source, COMMITTING seen: only the peer knows the outcome */
-	RL_VMM_RECEIVING = 6,  /* target, memory arriving */
-	RL_VMM_READY = 7,      /* target, state loaded, waits for RUN */
-	RL_VMM_MOVED = 8,      /* source after a completed migration: nothing left here */
+	RL_VMM_RUNNING = 1,   /* the guest runs (or is paused by its user) here; may be a source */
+	RL_VMM_INCOMING = 2,  /* empty; waits to be a target */
+	RL_VMM_MIGRATING = 3, /* source of `session`, guest running */
+	RL_VMM_PAUSED = 4,    /* source, paused by the engine, not committed */
+	RL_VMM_COMMITTED = 5, /* source, COMMITTING seen: only the peer knows the outcome */
+	RL_VMM_RECEIVING = 6, /* target, memory arriving */
+	RL_VMM_READY = 7,     /* target, state loaded, waits for RUN */
+	RL_VMM_MOVED = 8,     /* source after a completed migration: nothing left here */
 };
 
 struct rl_vmm_session {
-	uint8_t session[16];           /* UUID of the migration */
-	uint32_t is_target;            /* 0, 1 */
+	uint8_t session[16]; /* UUID of the migration */
+	uint32_t is_target;  /* 0, 1 */
 	uint32_t reserved;
-	char peer[RL_VMM_PEER_BYTES];  /* "host:port" of the other ramliftd */
+	char peer[RL_VMM_PEER_BYTES]; /* "host:port" of the other ramliftd */
 };
 
 struct rl_vmm_hello {
 	uint64_t features;
-	uint8_t uuid[16];              /* the VM's */
-	char name[RL_VMM_NAME_BYTES];  /* unique on the host; [A-Za-z0-9._-]+ */
-	uint32_t phase;                /* enum rl_vmm_phase */
+	uint8_t uuid[16];             /* the VM's */
+	char name[RL_VMM_NAME_BYTES]; /* unique on the host; [A-Za-z0-9._-]+ */
+	uint32_t phase;               /* enum rl_vmm_phase */
 	uint32_t n_vcpus;
-	struct rl_vmm_session last;    /* of the present or last migration; zero: none */
-	uint32_t last_outcome;         /* enum rl_vmm_outcome of `last` */
+	struct rl_vmm_session last; /* of the present or last migration; zero: none */
+	uint32_t last_outcome;      /* enum rl_vmm_outcome of `last` */
 	uint32_t reserved;
 };
 
@@ -149,11 +149,12 @@ struct rl_vmm_state_reply {
 #define RL_VMM_SHARED_MAGIC 0x31564c52u /* "RLV1" */
 
 struct rl_vmm_slot {
-	uint32_t slot;       /* as_id << 16 | id, as in a ring entry */
-	uint32_t valid;      /* 0: free */
-	uint64_t gpn;        /* page of guest RAM (as in rl_vmm_region) that the slot's first page is */
+	uint32_t slot;  /* as_id << 16 | id, as in a ring entry */
+	uint32_t valid; /* 0: free */
+	uint64_t gpn;   /* page of guest RAM (as in rl_vmm_region) that the slot's first page is */
 	uint64_t n_pages;
-	uint64_t bitmap;     /* byte offset of its dirty bitmap in the shared memfd; FEAT_DIRTY_BITMAP */
+	uint64_t
+		bitmap; /* byte offset of its dirty bitmap in the shared memfd; FEAT_DIRTY_BITMAP */
 };
 
 enum rl_vmm_door_cmd {
@@ -169,8 +170,8 @@ struct rl_vmm_shared {
 	/* the doorbell: the engine writes cmd, then req (+1), then the eventfd */
 	uint32_t door_cmd;
 	uint32_t pad0;
-	uint64_t door_req; /* engine */
-	uint64_t door_ack; /* VMM: = door_req when done */
+	uint64_t door_req;   /* engine */
+	uint64_t door_ack;   /* VMM: = door_req when done */
 	int64_t door_result; /* VMM: written before door_ack; -errno on failure */
 
 	/* a slot was deleted: the VMM raises drain_req when KVM's delete has returned, and publishes the
