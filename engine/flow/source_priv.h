@@ -7,6 +7,7 @@
  *
  * Threads, units, errors: as flow/source.h.
  */
+#include "crypto/packet.h"
 #include "flow/source.h"
 #include "transport/pacer.h"
 
@@ -19,7 +20,7 @@ struct source_lane {
 	bool sending;    /* is there a page in progress? */
 	bool idle;       /* the last search found nothing pending */
 	uint64_t floor;  /* the last FLOOR record said */
-	uint64_t ack_pn; /* newest ACK packet seen, + 1 */
+	struct rl_crypto *crypto;
 	struct rl_source_lane_stats st;
 	struct rl_sender sender;
 
