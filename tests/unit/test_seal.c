@@ -297,6 +297,9 @@ __wrap_free(void *p)
 			const uint8_t *at = p;
 			size_t n = malloc_usable_size(p);
 
+			/* What malloc() adds at the end is not ours. */
+			if (n > 64)
+				n -= n % 64;
 			while (n > 0 && at[n - 1] == 0)
 				n--;
 			freed_blank += n == 0;
