@@ -243,21 +243,20 @@ recv_body(struct rl_peer *p, struct rl_peer_msg *msg, uint32_t json_bytes, uint6
 int
 rl_peer_recv(struct rl_peer *p, struct rl_peer_msg *msg, uint64_t deadline_ns, struct rl_err *err)
 {
-	uint8_t hdr[RL_PEER_HDR];
+	uint8_t hdr[RL_PEER_HDR] = {0};
 	uint32_t json_bytes;
 	uint64_t blob_bytes;
 	int rc;
 
 	memset(msg, 0, sizeof(*msg));
 	rc = recv_all(p, hdr, sizeof(hdr), deadline_ns);
+	/* An alert or a ClientHello (RFC 8446 5.1); the alert is shorter than a header. */
+	if (p->tls == NULL && (hdr[0] == 21 || hdr[0] == 22) && hdr[1] == 3)
+		return rl_err_set(err, -EPROTO,
+				  "the peer speaks TLS, this ramliftd does not; the same tls = is "
+				  "needed at both");
 	if (rc != 0)
 		return channel_error(err, rc);
-	/* A TLS alert or ClientHello: RFC 8446 5.1. */
-	if (p->tls == NULL && (hdr[0] == 21 || hdr[0] == 22) && hdr[1] == 3)
-		return rl_err_set(
-			err, -EPROTO,
-			"the peer speaks TLS, this ramliftd is an insecure lab; the same tls = "
-			"is needed at both");
 	if (rl_peer_header(hdr, &json_bytes, &blob_bytes) != 0)
 		return rl_err_set(
 			err, -EPROTO,

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -456,6 +457,16 @@ rl_tls_write(struct rl_tls_conn *c, const void *buf, size_t n, int cancel_fd, ui
 	return 0;
 }
 
+/* To a peer that speaks no TLS OpenSSL says nothing; a ramliftd in clear knows an alert when it sees one. */
+static void
+tell_in_clear(int fd)
+{
+	static const uint8_t alert[] = {21, 3, 3, 0, 2, 2, 70}; /* fatal, protocol_version */
+
+	if (send(fd, alert, sizeof(alert), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return; /* then it is not told */
+}
+
 static int
 handshake(struct rl_tls_conn *c, bool server, int cancel_fd, uint64_t deadline_ns)
 {
@@ -500,6 +511,8 @@ rl_tls_handshake(struct rl_tls *tls, int fd, bool server, int cancel_fd, uint64_
 		*out = c;
 		return 0;
 	}
+	if (ERR_GET_REASON(ERR_peek_error()) == SSL_R_WRONG_VERSION_NUMBER)
+		tell_in_clear(fd);
 	rc = explain(c, rc == -EBADMSG ? 0 : rc, err);
 fail:
 	c->broken = true;

@@ -27,6 +27,7 @@
 #include <openssl/x509v3.h>
 
 #include "base/clock.h"
+#include "control/peer.h"
 #include "control/tls.h"
 
 #define LONG_NS (10 * RL_NS_PER_S)
@@ -491,6 +492,32 @@ test_not_tls(void **state)
 	}
 }
 
+/* The end that is in clear is told, too, whichever end that is. */
+static void
+test_only_one_speaks_tls(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct rl_peer clear = {.cancel_fd = -1};
+		struct rl_peer_msg msg;
+		struct rl_err err = {0};
+		struct end end[2];
+		pthread_t thread;
+
+		pair(end, psk("psk-a"), psk("psk-a"));
+		clear.fd = end[i].fd;
+		assert_int_equal(rl_peer_send(&clear, json_pack("{ss}", "type", "hello"), NULL, 0,
+					      rl_now_ns() + LONG_NS, &err),
+				 0);
+		pthread_create(&thread, NULL, shake, &end[!i]);
+		assert_int_equal(rl_peer_recv(&clear, &msg, rl_now_ns() + LONG_NS, &err), -EPROTO);
+		assert_non_null(strstr(err.text, "the peer speaks TLS"));
+		pthread_join(thread, NULL);
+		assert_non_null(strstr(end[!i].err.text, "does not speak TLS"));
+		finish(end);
+	}
+}
+
 static void *
 cancel_soon(void *arg)
 {
@@ -638,6 +665,7 @@ main(void)
 		cmocka_unit_test(test_psk_refused),
 		cmocka_unit_test(test_other_makes),
 		cmocka_unit_test(test_not_tls),
+		cmocka_unit_test(test_only_one_speaks_tls),
 		cmocka_unit_test(test_silence),
 		cmocka_unit_test(test_tampering),
 		cmocka_unit_test(test_configuration),
