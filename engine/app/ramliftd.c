@@ -21,6 +21,8 @@ usage(FILE *out)
 		     "rpc-socket, other ramliftd to its TCP port and its NIC port.\n\n"
 		     "  --config FILE          read FILE (--dump-config prints one); later options "
 		     "win\n");
+	fprintf(out,
+		"  --insecure-lab         --tls insecure-lab: neither TLS nor sealed packets\n");
 	rl_config_usage(out);
 }
 
@@ -33,6 +35,12 @@ parse(int argc, char **argv, struct rl_config *cfg, bool *dump, struct rl_err *e
 
 		if (strcmp(key, "--dump-config") == 0) {
 			*dump = true;
+			continue;
+		}
+		if (strcmp(key, "--insecure-lab") == 0) {
+			rc = rl_config_set(cfg, "tls", "insecure-lab", err);
+			if (rc != 0)
+				return rc;
 			continue;
 		}
 		if (strncmp(key, "--", 2) != 0)
@@ -80,8 +88,9 @@ serve(const struct rl_config *cfg)
 		rl_error("%s", err.text);
 		return 1;
 	}
-	rl_warn("packets are NOT sealed in this version: CRC32C finds damage, not attackers; use a "
-		"network that you trust");
+	if (strcmp(cfg->tls, "insecure-lab") == 0)
+		rl_warn("insecure-lab: nothing is encrypted and any peer is believed; CRC32C finds "
+			"damage, not attackers");
 	if (cfg->drop_ppm > 0)
 		rl_warn("drop-percent is set: received packets are dropped on purpose");
 	rl_info("ramliftd %s ready: port %s, control %s, VMMs %s, rpc %s", RAMLIFT_VERSION,

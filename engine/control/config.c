@@ -52,6 +52,13 @@ static const struct key keys[] = {
 	VALUE("port", "drop-percent", KEY_PERCENT, drop_ppm, "0",
 	      "lab only: drop received packets"),
 	VALUE("port", "drop-seed", KEY_NUMBER, drop_seed, "1", "lab only: seed of the drops"),
+	TEXT("tls", "tls", tls, "x509", "x509, psk or insecure-lab, the same at both ends"),
+	TEXT("tls", "tls-ca", tls_ca, "", "x509: the CA that signs peers' certificates, PEM"),
+	TEXT("tls", "tls-cert", tls_cert, "", "x509: this host's certificate, PEM"),
+	TEXT("tls", "tls-key", tls_key, "", "x509: its private key, PEM, mode 0600"),
+	TEXT("tls", "tls-peers", tls_peers, "",
+	     "x509: names of hosts to accept, a,b; *: all of the CA"),
+	TEXT("tls", "tls-psk-file", tls_psk_file, "", "psk: 32 to 64 bytes in hex, mode 0600"),
 	VALUE("migration", "max-bandwidth", KEY_RATE, max_bandwidth, "0",
 	      "bytes/s with K, M, G suffixes; 0: no limit"),
 	VALUE("migration", "downtime-limit", KEY_NUMBER, downtime_limit_ms, "300", "milliseconds"),
@@ -153,7 +160,7 @@ load_section(struct rl_config *cfg, struct rte_cfgfile *file, int index, struct 
 		known |= strcmp(keys[i].section, section) == 0;
 	if (!known)
 		return rl_err_set(err, -ENOENT,
-				  "unknown section [%s]; known: [daemon] [port] [migration]",
+				  "unknown section [%s]; known: [daemon] [port] [tls] [migration]",
 				  section);
 	if (rte_cfgfile_section_num_entries_by_index(file, section, index) > n)
 		return rl_err_set(err, -E2BIG, "more than %d lines in [%s]", n, section);

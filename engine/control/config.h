@@ -33,6 +33,13 @@ struct rl_config {
 	char eal[256];
 	uint64_t drop_ppm;
 	uint64_t drop_seed;
+	/* [tls] */
+	char tls[16]; /* x509, psk or insecure-lab */
+	char tls_ca[256];
+	char tls_cert[256];
+	char tls_key[256];
+	char tls_peers[256];
+	char tls_psk_file[256];
 	/* [migration] */
 	uint64_t max_bandwidth; /* bytes/s, 0: unlimited */
 	uint64_t downtime_limit_ms;

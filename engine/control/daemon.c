@@ -586,6 +586,24 @@ open_port(struct rl_daemon *d, struct rl_err *err)
 	return rl_workers_start(d->nic, (uint32_t)d->cfg.workers, d->cfg.cpus, &d->workers, err);
 }
 
+static int
+open_tls(struct rl_daemon *d, struct rl_err *err)
+{
+	const struct rl_config *cfg = &d->cfg;
+	const struct rl_tls_opts opts = {
+		.mode = cfg->tls,
+		.ca = cfg->tls_ca,
+		.cert = cfg->tls_cert,
+		.key = cfg->tls_key,
+		.peers = cfg->tls_peers,
+		.psk_file = cfg->tls_psk_file,
+	};
+
+	if (strcmp(cfg->tls, "insecure-lab") == 0)
+		return 0;
+	return rl_tls_create(&opts, &d->tls, err);
+}
+
 int
 rl_daemon_start(const struct rl_config *cfg, struct rl_daemon **out, struct rl_err *err)
 {
@@ -602,8 +620,10 @@ rl_daemon_start(const struct rl_config *cfg, struct rl_daemon **out, struct rl_e
 	pthread_cond_init(&d->idle, NULL);
 	d->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	rc = open_tls(d, err);
 	/* The sockets first: whether another ramliftd is there is known before the port is touched. */
-	rc = d->rpc_fd = listen_unix(cfg->rpc_socket, 0600, err);
+	if (rc >= 0)
+		rc = d->rpc_fd = listen_unix(cfg->rpc_socket, 0600, err);
 	if (rc >= 0)
 		rc = d->vmm_fd = listen_unix(cfg->vmm_socket, 0600, err);
 	if (rc >= 0)
@@ -711,6 +731,7 @@ rl_daemon_stop(struct rl_daemon *d)
 	while (d->vms != NULL)
 		drop_vm(d, d->vms);
 	rl_workers_stop(d->workers);
+	rl_tls_destroy(d->tls);
 	if (d->nic != NULL)
 		rl_nic_close(d->nic);
 	if (d->rpc_fd >= 0)

@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "control/config.h"
 #include "control/session.h"
+#include "control/tls.h"
 #include "control/vmm.h"
 #include "control/worker.h"
 #include "nic/nic.h"
@@ -24,6 +25,7 @@
 struct rl_daemon {
 	/* set at start, then constant */
 	struct rl_config cfg;
+	struct rl_tls *tls; /* NULL: insecure lab */
 	struct rl_nic *nic;
 	struct rl_workers *workers;
 	int epoll_fd, listen_fd, vmm_fd, rpc_fd, stop_fd;

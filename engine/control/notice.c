@@ -28,24 +28,27 @@ rl_notice_init(struct rl_notice *n, const struct rl_session *s)
 }
 
 static int
-connect_to(struct rl_peer *p, const char *endpoint, struct rl_err *err)
+connect_to(struct rl_daemon *d, struct rl_peer *p, const char *endpoint, struct rl_err *err)
 {
+	uint64_t deadline = rl_now_ns() + CONNECT_NS;
 	struct sockaddr_storage to;
 	socklen_t len;
 	int rc = rl_parse_endpoint(endpoint, RL_DEFAULT_PORT, &to, &len, err);
 
-	return rc == 0 ? rl_peer_connect(p, &to, len, rl_now_ns() + CONNECT_NS, err) : rc;
+	if (rc == 0)
+		rc = rl_peer_connect(p, &to, len, deadline, err);
+	return rc == 0 ? rl_peer_secure(p, d->tls, false, deadline, err) : rc;
 }
 
 /* 0: the target has forgotten the guest. -EAGAIN: it does not know of it, or has not forgotten it yet. */
 static int
-tell(struct rl_peer *p, const struct rl_notice *n, struct rl_err *err)
+tell(struct rl_daemon *d, struct rl_peer *p, const struct rl_notice *n, struct rl_err *err)
 {
 	struct rl_peer_msg m;
 	const char *state;
 	int rc;
 
-	rc = connect_to(p, n->peer, err);
+	rc = connect_to(d, p, n->peer, err);
 	if (rc == 0)
 		rc = rl_peer_send(p,
 				  json_pack("{ss si ss}", "type", "abort", "wire",
@@ -72,7 +75,7 @@ rl_notice_abort(struct rl_daemon *d, const struct rl_notice *n)
 	int rc;
 
 	do {
-		rc = tell(&p, n, &err);
+		rc = tell(d, &p, n, &err);
 		rl_peer_close(&p);
 		if (rc == -EAGAIN)
 			deadline = rl_min64(deadline, rl_now_ns() + UNKNOWN_NS);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The control channel: framed JSON and blobs over TCP, blocking with deadlines. */
+/* The control channel: framed JSON and blobs over TCP and TLS, blocking with deadlines. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -11,9 +11,10 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "control/peer.h"
+#include "control/tls.h"
 
-static int
-wait_fd(int fd, short events, int cancel_fd, uint64_t deadline_ns)
+int
+rl_wait_fd(int fd, short events, int cancel_fd, uint64_t deadline_ns)
 {
 	for (;;) {
 		struct pollfd p[2] = {{.fd = fd, .events = events},
@@ -38,7 +39,7 @@ wait_fd(int fd, short events, int cancel_fd, uint64_t deadline_ns)
 int
 rl_wait_readable(int fd, int cancel_fd, uint64_t deadline_ns)
 {
-	return wait_fd(fd, POLLIN, cancel_fd, deadline_ns);
+	return rl_wait_fd(fd, POLLIN, cancel_fd, deadline_ns);
 }
 
 /* Words for what went wrong on the channel; the caller says what it was doing. */
@@ -53,6 +54,9 @@ channel_error(struct rl_err *err, int code)
 	case -ECONNRESET:
 	case -EPIPE:
 		return rl_err_set(err, -ECONNRESET, "the peer closed the connection");
+	case -EBADMSG:
+		return rl_err_set(err, code,
+				  "the connection was tampered with: TLS rejects what came");
 	default:
 		return rl_err_set(err, code, "control channel: %s", strerror(-code));
 	}
@@ -87,7 +91,7 @@ rl_peer_connect(struct rl_peer *p, const struct sockaddr_storage *to, socklen_t 
 		rc = -errno;
 		goto fail;
 	}
-	rc = wait_fd(p->fd, POLLOUT, p->cancel_fd, deadline_ns);
+	rc = rl_wait_fd(p->fd, POLLOUT, p->cancel_fd, deadline_ns);
 	if (rc == 0 && getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &soerr, &soerr_len) == 0)
 		rc = -soerr;
 	if (rc != 0)
@@ -104,9 +108,20 @@ fail:
 			  strerror(-rc));
 }
 
+int
+rl_peer_secure(struct rl_peer *p, struct rl_tls *tls, bool server, uint64_t deadline_ns,
+	       struct rl_err *err)
+{
+	if (tls == NULL)
+		return 0;
+	return rl_tls_handshake(tls, p->fd, server, p->cancel_fd, deadline_ns, &p->tls, err);
+}
+
 void
 rl_peer_close(struct rl_peer *p)
 {
+	rl_tls_close(p->tls);
+	p->tls = NULL;
 	if (p->fd >= 0)
 		close(p->fd);
 	p->fd = -1;
@@ -117,6 +132,8 @@ send_all(struct rl_peer *p, const void *buf, size_t n, uint64_t deadline_ns)
 {
 	const uint8_t *at = buf;
 
+	if (p->tls != NULL)
+		return rl_tls_write(p->tls, buf, n, p->cancel_fd, deadline_ns);
 	while (n > 0) {
 		ssize_t k = send(p->fd, at, n, MSG_NOSIGNAL | MSG_DONTWAIT);
 
@@ -127,7 +144,7 @@ send_all(struct rl_peer *p, const void *buf, size_t n, uint64_t deadline_ns)
 		}
 		if (k < 0 && errno != EAGAIN && errno != EINTR)
 			return -errno;
-		int rc = wait_fd(p->fd, POLLOUT, p->cancel_fd, deadline_ns);
+		int rc = rl_wait_fd(p->fd, POLLOUT, p->cancel_fd, deadline_ns);
 
 		if (rc != 0)
 			return rc;
@@ -140,6 +157,8 @@ recv_all(struct rl_peer *p, void *buf, size_t n, uint64_t deadline_ns)
 {
 	uint8_t *at = buf;
 
+	if (p->tls != NULL)
+		return rl_tls_read(p->tls, buf, n, p->cancel_fd, deadline_ns);
 	while (n > 0) {
 		ssize_t k = recv(p->fd, at, n, MSG_DONTWAIT);
 
@@ -152,7 +171,7 @@ recv_all(struct rl_peer *p, void *buf, size_t n, uint64_t deadline_ns)
 		}
 		if (errno != EAGAIN && errno != EINTR)
 			return -errno;
-		int rc = wait_fd(p->fd, POLLIN, p->cancel_fd, deadline_ns);
+		int rc = rl_wait_fd(p->fd, POLLIN, p->cancel_fd, deadline_ns);
 
 		if (rc != 0)
 			return rc;
@@ -224,13 +243,18 @@ recv_body(struct rl_peer *p, struct rl_peer_msg *msg, uint32_t json_bytes, uint6
 int
 rl_peer_recv(struct rl_peer *p, struct rl_peer_msg *msg, uint64_t deadline_ns, struct rl_err *err)
 {
-	uint8_t hdr[RL_PEER_HDR];
+	uint8_t hdr[RL_PEER_HDR] = {0};
 	uint32_t json_bytes;
 	uint64_t blob_bytes;
 	int rc;
 
 	memset(msg, 0, sizeof(*msg));
 	rc = recv_all(p, hdr, sizeof(hdr), deadline_ns);
+	/* An alert or a ClientHello (RFC 8446 5.1); the alert is shorter than a header. */
+	if (p->tls == NULL && (hdr[0] == 21 || hdr[0] == 22) && hdr[1] == 3)
+		return rl_err_set(err, -EPROTO,
+				  "the peer speaks TLS, this ramliftd does not; the same tls = is "
+				  "needed at both");
 	if (rc != 0)
 		return channel_error(err, rc);
 	if (rl_peer_header(hdr, &json_bytes, &blob_bytes) != 0)
@@ -294,7 +318,7 @@ void
 rl_peer_send_error(struct rl_peer *p, const struct rl_err *why)
 {
 	if (p->fd >= 0) {
-		struct rl_peer once = {.fd = p->fd, .cancel_fd = -1};
+		struct rl_peer once = {.fd = p->fd, .tls = p->tls, .cancel_fd = -1};
 
 		/* The session may have been cancelled: the peer is to know all the same. */
 		rl_peer_send(&once,

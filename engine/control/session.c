@@ -14,7 +14,9 @@
 #include "control/daemon.h"
 #include "control/peer.h"
 #include "control/session.h"
+#include "control/tls.h"
 #include "control/uuid.h"
+#include "crypto/keys.h"
 
 static const char *const status_names[] = {
 	[RL_STATUS_NONE] = "none",
@@ -49,7 +51,7 @@ rl_session_create(struct rl_daemon *d, bool target, const uint8_t uuid[16], cons
 	memcpy(s->peer, peer, rl_min64(strlen(peer), sizeof(s->peer) - 1));
 	s->born_ns = rl_now_ns();
 	s->verified = -1;
-	s->new_peer_fd = -1;
+	s->new_peer.fd = -1;
 	s->status = RL_STATUS_SETUP;
 	s->param.max_bandwidth = d->cfg.max_bandwidth;
 	s->param.downtime_limit_ms = d->cfg.downtime_limit_ms;
@@ -70,8 +72,7 @@ rl_session_destroy(struct rl_session *s)
 		close(s->cancel_fd);
 	if (s->relink_fd >= 0)
 		close(s->relink_fd);
-	if (s->new_peer_fd >= 0)
-		close(s->new_peer_fd);
+	rl_peer_close(&s->new_peer);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -116,9 +117,7 @@ rl_session_end(struct rl_session *s, enum rl_status status, const struct rl_err 
 	pthread_mutex_lock(&s->d->lock);
 	s->ended = true;
 	/* A source that came back too late to be heard shall ask again. */
-	if (s->new_peer_fd >= 0)
-		close(s->new_peer_fd);
-	s->new_peer_fd = -1;
+	rl_peer_close(&s->new_peer);
 	pthread_mutex_unlock(&s->d->lock);
 }
 
@@ -183,6 +182,23 @@ dirty_picture(const struct rl_dirty_stats *from, struct rl_dirty_stats *to)
 	for (size_t i = 0; i < sizeof(count) / sizeof(count[0]); i++)
 		count[i] = rl_count_read((const uint64_t *)from + i);
 	memcpy(to, count, sizeof(*to));
+}
+
+int
+rl_session_keys(const struct rl_session *s, struct rl_peer *peer, struct rl_keys **keys,
+		struct rl_err *err)
+{
+	uint8_t master[RL_TLS_MASTER_BYTES];
+	int rc;
+
+	*keys = NULL;
+	if (peer->tls == NULL)
+		return 0;
+	rc = rl_tls_master(peer->tls, s->uuid, master, err);
+	if (rc == 0)
+		rc = rl_keys_create(master, keys, err);
+	explicit_bzero(master, sizeof(master));
+	return rc;
 }
 
 static uint64_t

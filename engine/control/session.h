@@ -18,11 +18,13 @@
 #include <ramlift/vmm.h>
 
 #include "base/err.h"
+#include "control/peer.h"
 #include "flow/sink.h"
 #include "flow/source.h"
 #include "memory/dirty.h"
 
 struct rl_daemon;
+struct rl_keys;
 struct rl_vm;
 
 /* QEMU's MigrationStatus names. */
@@ -60,7 +62,7 @@ struct rl_session {
 	bool target;
 	uint64_t born_ns;
 	int cancel_fd; /* eventfd, readable once cancelled or the daemon ends */
-	int relink_fd; /* eventfd: the peer is back with a new connection, in new_peer_fd */
+	int relink_fd; /* eventfd: the peer is back with a new connection, in new_peer */
 
 	/* under the lock */
 	pthread_mutex_t lock;
@@ -84,8 +86,8 @@ struct rl_session {
 	struct rl_sink *sink;
 	struct rl_sink_lane_stats sink_stats;
 	uint64_t ring_full_exits;
-	int new_peer_fd;     /* -1: none */
-	bool new_peer_abort; /* the source came back only to give up */
+	struct rl_peer new_peer; /* fd -1: none */
+	bool new_peer_abort;     /* the source came back only to give up */
 
 	/* under the daemon's lock */
 	bool ended;
@@ -120,6 +122,10 @@ json_t *rl_session_json(struct rl_session *s);
 json_t *rl_parameters_json(const struct rl_parameters *p);
 
 const char *rl_status_name(enum rl_status status);
+
+/** The keys of its packets, from the connection on which both ends agreed on it; NULL in the insecure lab. */
+int rl_session_keys(const struct rl_session *s, struct rl_peer *peer, struct rl_keys **keys,
+		    struct rl_err *err);
 
 /* source_session.c */
 void *rl_source_session_main(void *session);

@@ -5,7 +5,6 @@
  * session keeps the guest still and waits for the source to come back.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,7 @@
 #include "control/session.h"
 #include "control/units.h"
 #include "control/uuid.h"
+#include "crypto/keys.h"
 
 #define HELLO_NS  (5 * RL_NS_PER_S)
 #define ANSWER_NS (30 * RL_NS_PER_S)
@@ -37,6 +37,7 @@ struct sink {
 	struct rl_peer_msg hello;
 	struct sockaddr_storage from;
 	struct rl_nic_path *path;
+	struct rl_keys *keys; /* NULL: insecure lab */
 	struct rl_sink *sink;
 	uint32_t receiver;
 	bool begun, attached;
@@ -159,12 +160,15 @@ setup(struct sink *k, struct rl_err *err)
 	if (rc == 0)
 		rc = rl_nic_check(k->d->nic, err);
 	if (rc == 0)
+		rc = rl_session_keys(s, &k->peer, &k->keys, err);
+	if (rc == 0)
 		rc = rl_nic_path_open(k->d->nic, &port, &k->path, err);
 	if (rc == 0)
 		rc = prepare_memory(k, err);
 	if (rc != 0)
 		return rc;
 	opts.path = k->path;
+	opts.keys = k->keys;
 	opts.credit = rl_nic_info(k->d->nic)->rx_ring;
 	opts.ram = &k->vm->ram;
 	rc = rl_sink_create(&opts, &k->sink, err);
@@ -308,8 +312,9 @@ relink(struct sink *k, struct rl_err *err)
 		return 0;
 	pthread_mutex_lock(&s->lock);
 	rl_peer_close(&k->peer);
-	k->peer.fd = s->new_peer_fd;
-	s->new_peer_fd = -1;
+	k->peer.fd = s->new_peer.fd;
+	k->peer.tls = s->new_peer.tls;
+	s->new_peer = (struct rl_peer){.fd = -1};
 	abort = s->new_peer_abort;
 	decision = s->decision;
 	s->recovering = false;
@@ -409,7 +414,9 @@ release_flow(struct sink *k)
 	s->sink = NULL;
 	pthread_mutex_unlock(&s->lock);
 	rl_sink_destroy(k->sink);
+	rl_keys_destroy(k->keys);
 	k->sink = NULL;
+	k->keys = NULL;
 	if (k->path != NULL)
 		rl_nic_path_close(k->path);
 	k->path = NULL;
@@ -563,17 +570,18 @@ rl_sink_session_recover(void *session)
 
 /* A session that is READY answers for itself, over the new connection. */
 static bool
-hand_over(struct rl_session *live, int fd, bool abort)
+hand_over(struct rl_session *live, struct rl_peer *peer, bool abort)
 {
 	const uint64_t one = 1;
 	bool handed = false;
 
 	pthread_mutex_lock(&live->lock);
-	if (live->committed && live->new_peer_fd < 0) {
-		live->new_peer_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (live->committed && live->new_peer.fd < 0 &&
+	    write(live->relink_fd, &one, sizeof(one)) == (ssize_t)sizeof(one)) {
+		live->new_peer = *peer;
 		live->new_peer_abort = abort;
-		handed = live->new_peer_fd >= 0 &&
-			 write(live->relink_fd, &one, sizeof(one)) == (ssize_t)sizeof(one);
+		*peer = (struct rl_peer){.fd = -1};
+		handed = true;
 	}
 	pthread_mutex_unlock(&live->lock);
 	return handed;
@@ -594,7 +602,7 @@ answer_outcome(struct rl_daemon *d, struct rl_peer *peer, const struct rl_peer_m
 	pthread_mutex_lock(&d->lock);
 	state = rl_daemon_outcome(d, uuid, &live);
 	if (live != NULL) {
-		handed = hand_over(live, peer->fd, abort);
+		handed = hand_over(live, peer, abort);
 		if (!handed && abort)
 			rl_session_cancel(live, NULL);
 	}
@@ -658,6 +666,7 @@ accept_main(void *arg)
 	struct sink *k = calloc(1, sizeof(*k));
 	struct rl_err err = {0};
 	int rc = -ENOMEM;
+	bool met;
 
 	free(arg);
 	if (k == NULL) {
@@ -666,7 +675,10 @@ accept_main(void *arg)
 	}
 	k->d = a.d;
 	k->peer = (struct rl_peer){.fd = a.fd, .cancel_fd = a.d->stop_fd};
-	rc = rl_peer_recv(&k->peer, &k->hello, after(HELLO_NS), &err);
+	rc = rl_peer_secure(&k->peer, a.d->tls, true, after(HELLO_NS), &err);
+	met = rc == 0;
+	if (rc == 0)
+		rc = rl_peer_recv(&k->peer, &k->hello, after(HELLO_NS), &err);
 	if (rc == 0)
 		rc = check_wire(&k->hello, &err);
 	if (rc == 0 && strcmp(k->hello.type, "hello") == 0) {
@@ -684,7 +696,8 @@ accept_main(void *arg)
 		pthread_mutex_lock(&a.d->lock);
 		a.d->peer_refused++;
 		pthread_mutex_unlock(&a.d->lock);
-		rl_peer_send_error(&k->peer, &err);
+		if (met) /* else nothing is said in clear */
+			rl_peer_send_error(&k->peer, &err);
 	}
 	rl_peer_close(&k->peer);
 	rl_peer_msg_free(&k->hello);

@@ -19,6 +19,7 @@
 #include "control/peer.h"
 #include "control/session.h"
 #include "control/units.h"
+#include "crypto/keys.h"
 #include <ramlift/version.h>
 
 #define CONNECT_NS (5 * RL_NS_PER_S)
@@ -37,6 +38,7 @@ struct source {
 	struct rl_vm *vm;
 	struct rl_peer peer;
 	struct rl_nic_path *path;
+	struct rl_keys *keys; /* NULL: insecure lab */
 	struct rl_source *src;
 	struct rl_dirty *dirty;
 	uint32_t receiver; /* ours, for ACKs */
@@ -82,6 +84,8 @@ connect_peer(struct source *x, uint64_t deadline_ns, struct rl_err *err)
 
 	if (rc == 0)
 		rc = rl_peer_connect(&x->peer, &to, len, deadline_ns, err);
+	if (rc == 0)
+		rc = rl_peer_secure(&x->peer, x->d->tls, false, deadline_ns, err);
 	return rc != 0 ? rl_err_prefix(err, "cannot reach %s", x->s->peer) : 0;
 }
 
@@ -168,12 +172,15 @@ setup(struct source *x, struct rl_err *err)
 	if (rc == 0)
 		rc = greet(x, &port, &opts, err);
 	if (rc == 0)
+		rc = rl_session_keys(s, &x->peer, &x->keys, err);
+	if (rc == 0)
 		rc = rl_nic_path_open(x->d->nic, &port, &x->path, err);
 	if (rc == 0)
 		rc = rl_ram_map(&x->vm->ram, false, err);
 	if (rc != 0)
 		return rc;
 	opts.path = x->path;
+	opts.keys = x->keys;
 	opts.ram = &x->vm->ram;
 	rc = rl_source_create(&opts, &x->src, err);
 	if (rc == 0)
@@ -657,8 +664,10 @@ release_flow(struct source *x)
 	pthread_mutex_unlock(&s->lock);
 	rl_dirty_close(x->dirty);
 	rl_source_destroy(x->src);
+	rl_keys_destroy(x->keys);
 	x->dirty = NULL;
 	x->src = NULL;
+	x->keys = NULL;
 	if (x->path != NULL)
 		rl_nic_path_close(x->path);
 	x->path = NULL;

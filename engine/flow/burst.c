@@ -11,7 +11,6 @@
 #include "base/clock.h"
 #include "base/stats.h"
 #include "codec/zero.h"
-#include "crypto/packet.h"
 #include "flow/source_priv.h"
 #include "wire/packet.h"
 
@@ -36,6 +35,7 @@ struct burst {
 	uint32_t scanned;
 	uint32_t empty_len; /* records of the first packet that carry nothing */
 	uint64_t floor;
+	uint8_t epoch; /* of the key that seals it */
 	struct rl_packer pk;
 	struct { /* pages found zero, not yet a record; the open packet has room for it */
 		uint64_t first, gpn;
@@ -63,14 +63,15 @@ burst_close_packet(struct burst *b, uint8_t flags)
 {
 	struct rl_sender *sender = &b->lane->sender;
 	struct rl_pkt *pkt = &b->pkt[b->open];
+	uint64_t pn = rl_sender_next_pn(sender);
 
 	rl_packet_put_hdr(pkt->data, &(struct rl_packet_hdr){
-					     .flags = flags,
+					     .flags = flags | b->epoch,
 					     .lane = (uint16_t)b->lane_index,
 					     .receiver = b->src->opts.receiver,
-					     .pn = rl_sender_next_pn(sender),
+					     .pn = pn,
 				     });
-	rl_packet_close(pkt->data, RL_WIRE_HDR_BYTES + b->pk.len);
+	rl_crypto_seal(b->lane->crypto, pn, pkt->data, RL_WIRE_HDR_BYTES + b->pk.len);
 	pkt->len = RL_WIRE_MIN_BYTES + b->pk.len;
 	rl_sender_commit(sender, pkt->len, b->now_ns);
 	if (b->open == 0)
@@ -219,6 +220,7 @@ static void
 burst_begin(struct burst *b, bool probe)
 {
 	burst_begin_packet(b);
+	b->epoch = rl_crypto_epoch(b->lane->crypto, b->now_ns);
 	b->floor = rl_sender_floor(&b->lane->sender);
 	if (b->floor != b->lane->floor)
 		rl_pack_floor(&b->pk, b->floor);

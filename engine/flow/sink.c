@@ -21,6 +21,7 @@
 
 struct sink_lane {
 	struct rl_receiver receiver;
+	struct rl_crypto *crypto;
 	uint64_t next_pn;
 	struct rl_sink_lane_stats st;
 } __attribute__((aligned(64)));
@@ -113,20 +114,31 @@ rl_sink_rx(struct rl_sink *sink, uint32_t lane_index, const uint8_t *data, uint3
 	   uint64_t now_ns)
 {
 	struct sink_lane *lane = &sink->lane[lane_index];
+	uint8_t staging[RL_NIC_MAX_PAYLOAD];
 	struct rl_record_cursor cur;
 	struct rl_packet_hdr h;
 	uint64_t floor;
 
-	if (rl_packet_get_hdr(data, len, &h) != 0 || (h.flags & RL_WIRE_F_EPOCH) ||
-	    h.lane != lane_index || !rl_packet_open(data, len)) {
+	if (len > RL_NIC_MAX_PAYLOAD || rl_packet_get_hdr(data, len, &h) != 0 ||
+	    h.lane != lane_index) {
 		rl_count(&lane->st.bad_packets, 1);
 		return;
 	}
+	if (!rl_crypto_is_new(lane->crypto, h.pn)) {
+		rl_count(&lane->st.duplicates, 1);
+		return;
+	}
+	cur.p = rl_crypto_open(lane->crypto, h.pn, h.flags & RL_WIRE_F_EPOCH, data, len, staging,
+			       now_ns);
+	if (cur.p == NULL) {
+		rl_count(&lane->st.bad_packets, 1);
+		return;
+	}
+	cur.end = cur.p + len - RL_WIRE_MIN_BYTES;
 	if (!rl_receiver_is_new(&lane->receiver, h.pn)) {
 		rl_count(&lane->st.duplicates, 1);
 		return;
 	}
-	cur = (struct rl_record_cursor){data + RL_WIRE_HDR_BYTES, data + len - RL_WIRE_TAG_BYTES};
 	if (!sink_check(sink, lane_index, h.pn, cur)) {
 		rl_count(&lane->st.bad_records, 1);
 		return;
@@ -180,11 +192,12 @@ sink_send_ack(struct rl_sink *sink, uint32_t lane_index, uint64_t now_ns)
 				.cap = pkt.cap - RL_WIRE_MIN_BYTES};
 	rl_pack_ack(&pk, &ack);
 	rl_packet_put_hdr(pkt.data, &(struct rl_packet_hdr){
+					    .flags = rl_crypto_epoch(lane->crypto, now_ns),
 					    .lane = (uint16_t)lane_index,
 					    .receiver = sink->opts.receiver,
-					    .pn = lane->next_pn++,
+					    .pn = lane->next_pn,
 				    });
-	rl_packet_close(pkt.data, RL_WIRE_HDR_BYTES + pk.len);
+	rl_crypto_seal(lane->crypto, lane->next_pn++, pkt.data, RL_WIRE_HDR_BYTES + pk.len);
 	pkt.len = RL_WIRE_MIN_BYTES + pk.len;
 	if (rl_nic_tx_burst(sink->opts.nic, lane_index, sink->opts.path, &pkt, 1) == 0) {
 		lane->receiver.ack_now = true; /* still due */
@@ -211,6 +224,14 @@ rl_sink_turn(struct rl_sink *sink, uint32_t lane_index, uint64_t now_ns, uint64_
 	return sent;
 }
 
+static void
+free_lanes(struct rl_sink *sink)
+{
+	for (uint32_t i = 0; i < sink->opts.n_lanes; i++)
+		rl_crypto_destroy(sink->lane[i].crypto);
+	free(sink);
+}
+
 int
 rl_sink_create(const struct rl_sink_opts *opts, struct rl_sink **out, struct rl_err *err)
 {
@@ -229,10 +250,16 @@ rl_sink_create(const struct rl_sink_opts *opts, struct rl_sink **out, struct rl_
 		return rl_err_set(err, -ENOMEM, "no memory for %u lanes", opts->n_lanes);
 	memset(sink, 0, size);
 	sink->opts = *opts;
-	for (uint32_t i = 0; i < opts->n_lanes; i++)
+	for (uint32_t i = 0; i < opts->n_lanes; i++) {
 		rl_receiver_init(&sink->lane[i].receiver);
+		if (rl_crypto_create(opts->keys, RL_CRYPTO_TARGET, (uint16_t)i,
+				     &sink->lane[i].crypto) != 0) {
+			free_lanes(sink);
+			return rl_err_set(err, -ENOMEM, "no memory for %u lanes", opts->n_lanes);
+		}
+	}
 	if (rl_install_init(&sink->install, opts->ram, opts->n_lanes) != 0) {
-		free(sink);
+		free_lanes(sink);
 		return rl_err_set(err, -ENOMEM, "no memory to track %llu pages of guest memory",
 				  (unsigned long long)opts->ram->n_pages);
 	}
@@ -246,7 +273,7 @@ rl_sink_destroy(struct rl_sink *sink)
 	if (sink == NULL)
 		return;
 	rl_install_fini(&sink->install);
-	free(sink);
+	free_lanes(sink);
 }
 
 void

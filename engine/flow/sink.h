@@ -14,12 +14,14 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "crypto/keys.h"
 #include "memory/ram.h"
 #include "nic/nic.h"
 
 struct rl_sink_opts {
 	struct rl_nic *nic;
 	const struct rl_nic_path *path; /* outlives the sink */
+	const struct rl_keys *keys;     /* outlives it as well; NULL: the insecure lab */
 	uint32_t n_lanes;
 	uint32_t receiver; /* the peer's receiver index, for ACKs */
 	uint32_t credit;   /* packets that may be in flight per lane: what the NIC ring holds */
@@ -30,9 +32,9 @@ struct rl_sink_lane_stats {
 	uint64_t packets, bytes;
 	uint64_t raw_records, zero_records;
 	uint64_t stale_records; /* an older version than what is there */
-	uint64_t bad_packets;   /* header, tag */
+	uint64_t bad_packets;   /* header, tag, key epoch */
 	uint64_t bad_records;   /* malformed, or outside guest RAM */
-	uint64_t duplicates;
+	uint64_t duplicates;    /* seen before, or too old to tell */
 	uint64_t acks;
 };
 

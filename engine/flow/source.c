@@ -13,7 +13,6 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/stats.h"
-#include "crypto/packet.h"
 #include "flow/source_priv.h"
 #include "wire/packet.h"
 
@@ -255,20 +254,24 @@ rl_source_rx(struct rl_source *src, uint32_t lane_index, const uint8_t *data, ui
 {
 	struct source_lane *lane = &src->lane[lane_index];
 	struct rl_acked_range range[RL_WIRE_ACK_PAIRS];
+	uint8_t staging[RL_NIC_MAX_PAYLOAD];
 	struct rl_record_cursor cur;
 	struct rl_packet_hdr h;
 	struct rl_acked acked;
 
-	if (rl_packet_get_hdr(data, len, &h) != 0 || (h.flags & RL_WIRE_F_EPOCH) ||
-	    h.lane != lane_index || !rl_packet_open(data, len))
+	if (len > RL_NIC_MAX_PAYLOAD || rl_packet_get_hdr(data, len, &h) != 0 ||
+	    h.lane != lane_index)
 		goto bad;
-	cur = (struct rl_record_cursor){data + RL_WIRE_HDR_BYTES, data + len - RL_WIRE_TAG_BYTES};
+	/* A copy is not news. One that was overtaken may still be: the sender takes it. */
+	if (!rl_crypto_is_new(lane->crypto, h.pn))
+		return;
+	cur.p = rl_crypto_open(lane->crypto, h.pn, h.flags & RL_WIRE_F_EPOCH, data, len, staging,
+			       now_ns);
+	if (cur.p == NULL)
+		goto bad;
+	cur.end = cur.p + len - RL_WIRE_MIN_BYTES;
 	if (!source_read_ack(cur, range, &acked))
 		goto bad;
-	/* A copy of the newest is not news. One that was overtaken may still be: the sender takes it. */
-	if (h.pn + 1 == lane->ack_pn)
-		return;
-	lane->ack_pn = rl_max64(lane->ack_pn, h.pn + 1);
 	rl_sender_on_ack(&lane->sender, &acked, now_ns);
 	return;
 bad:
@@ -336,6 +339,10 @@ rl_source_create(const struct rl_source_opts *opts, struct rl_source **out, stru
 		goto destroy;
 	for (uint32_t i = 0; i < opts->n_lanes; i++) {
 		rl_cursor_init(&src->lane[i].cursor, i, opts->n_lanes);
+		rc = rl_crypto_create(opts->keys, RL_CRYPTO_SOURCE, (uint16_t)i,
+				      &src->lane[i].crypto);
+		if (rc != 0)
+			goto destroy;
 		rc = rl_sender_init(&src->lane[i].sender, &(struct rl_sender_opts){
 								  .credit = opts->credit,
 								  .lost = source_lost,
@@ -357,8 +364,10 @@ rl_source_destroy(struct rl_source *src)
 {
 	if (src == NULL)
 		return;
-	for (uint32_t i = 0; i < src->opts.n_lanes; i++)
+	for (uint32_t i = 0; i < src->opts.n_lanes; i++) {
 		rl_sender_fini(&src->lane[i].sender);
+		rl_crypto_destroy(src->lane[i].crypto);
+	}
 	free(src->version);
 	rl_bitmap_fini(&src->pending);
 	close(src->event_fd);

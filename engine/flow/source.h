@@ -31,6 +31,7 @@
 
 #include "base/bitmap.h"
 #include "base/err.h"
+#include "crypto/keys.h"
 #include "memory/dirty.h"
 #include "memory/ram.h"
 #include "nic/nic.h"
@@ -45,6 +46,7 @@ enum rl_source_phase { RL_SOURCE_PRECOPY = 0, RL_SOURCE_FINAL = 1 };
 struct rl_source_opts {
 	struct rl_nic *nic;
 	const struct rl_nic_path *path; /* outlives the source */
+	const struct rl_keys *keys;     /* outlives it as well; NULL: the insecure lab */
 	uint32_t n_lanes;               /* power of two, <= RL_MAX_LANES */
 	uint32_t receiver;              /* the peer's receiver index */
 	uint32_t max_payload;           /* UDP payload per packet: the smaller of both ends' */

@@ -7,6 +7,7 @@
  *
  * Threads, units, errors: as flow/source.h.
  */
+#include "crypto/packet.h"
 #include "flow/source.h"
 #include "transport/pacer.h"
 
@@ -16,10 +17,10 @@ struct source_lane {
 	uint64_t page; /* in progress: read up to `offset`, the rest goes into the next packets */
 	uint32_t offset;
 	uint16_t version;
-	bool sending;    /* is there a page in progress? */
-	bool idle;       /* the last search found nothing pending */
-	uint64_t floor;  /* the last FLOOR record said */
-	uint64_t ack_pn; /* newest ACK packet seen, + 1 */
+	bool sending;   /* is there a page in progress? */
+	bool idle;      /* the last search found nothing pending */
+	uint64_t floor; /* the last FLOOR record said */
+	struct rl_crypto *crypto;
 	struct rl_source_lane_stats st;
 	struct rl_sender sender;
 

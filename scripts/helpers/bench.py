@@ -223,6 +223,22 @@ def bench_harvest(quick):
     ]
 
 
+# ---- crypto: what sealing costs ----
+
+def bench_crypto(quick):
+    tool = os.path.join(os.environ.get("RAMLIFT_BUILD", os.path.join(labs.ROOT, "build")), "tests/bench/crypto")
+    out = json.loads(labs.sh(tool, "5" if quick else "30"))
+    results = []
+    for size in (1400, 3440):
+        for verb in ("seal", "open"):
+            ours, evp = out[f"{verb}-{size}"], out[f"evp-{verb}-{size}"]
+            results += [figure(f"{verb}-{size}", ours["cycles"], "TSC cycles/packet"),
+                        figure(f"{verb}-{size}-gbps", ours["gbps"], "Gbit/s per core"),
+                        figure(f"evp-{verb}-{size}", evp["cycles"], "TSC cycles/packet"),
+                        at_least(f"{verb}-{size}-vs-evp", evp["cycles"] / ours["cycles"], "times faster", 2)]
+    return results
+
+
 def bench_link(quick):
     results = []
     for part in (lambda: bench_goodput("veth", quick), lambda: bench_goodput("memif", quick),
@@ -236,6 +252,7 @@ BENCHES = {
     "goodput": (lambda q: bench_goodput("veth", q) + bench_goodput("memif", q), "root", "1 min"),
     "idle": (bench_idle, "root", "25 s"),
     "guest": (bench_guest, "root, /dev/kvm, QEMU for the comparison", "1 min"),
+    "crypto": (bench_crypto, "nothing", "5 s"),
     "harvest": (bench_harvest, "root, /dev/kvm", "1.5 min"),
 }
 

@@ -179,10 +179,21 @@ class Lab:
         self.procs.append(p)
         return p
 
+    def pki(self):
+        """A CA and certificates for both sides, once."""
+        if not os.path.exists(self.path("pki")):
+            sh(os.path.join(ROOT, "scripts", "setup"), "pki", self.path("pki"))
+
     def daemon_argv(self, side, uri="dpdk:net_af_xdp,iface=veth0", **options):
         options = {"rpc_socket": self.socket(side, "rpc"), "vmm_socket": self.socket(side, "vmm"), **options}
         if uri.startswith("udp:"):
             options.setdefault("address", ADDRESS[side])
+        if options.setdefault("tls", "x509") == "x509":
+            other = SIDES[1 - SIDES.index(side)]
+            self.pki()
+            for key, value in {"ca": "ca.crt", "cert": f"{side}.crt", "key": f"{side}.key"}.items():
+                options.setdefault(f"tls_{key}", self.path("pki", value))
+            options.setdefault("tls_peers", other)
         argv = [self.program("engine/app/ramliftd"), "--uri", uri]
         for key, value in options.items():
             argv += ["--" + key.replace("_", "-"), str(value)]

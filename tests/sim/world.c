@@ -49,6 +49,11 @@ struct world {
 	struct rl_source *source;
 	struct rl_sink *sink;
 	struct rl_dirty *dirty;
+	struct rl_keys *keys; /* NULL: packets are not sealed */
+	struct { /* opens what the source's port is given, and what reaches the sink's */
+		struct rl_crypto *lane[RL_MAX_LANES];
+		uint8_t staging[RL_NIC_MAX_PAYLOAD];
+	} eye[2];
 	uint16_t *sent;   /* by page: version of the last one packed */
 	uint16_t *newest; /* by page: of what the sink has taken */
 	struct {
@@ -151,6 +156,28 @@ port_open(struct world *w, struct port *p, const char *uri, struct rl_err *err)
 
 /* ---- newer wins ---- */
 
+enum { AT_SOURCE, AT_SINK };
+
+/* The records of @pkt as the target will read them. Returns false when it is damaged or was there before. */
+static bool
+look(struct world *w, uint32_t at, const struct rl_pkt *pkt, struct rl_record_cursor *cur)
+{
+	struct rl_packet_hdr h;
+	struct rl_crypto *c;
+
+	if (rl_packet_get_hdr(pkt->data, pkt->len, &h) != 0 || h.lane >= w->opts->n_lanes)
+		return false;
+	c = w->eye[at].lane[h.lane];
+	if (!rl_crypto_is_new(c, h.pn))
+		return false;
+	cur->p = rl_crypto_open(c, h.pn, h.flags & RL_WIRE_F_EPOCH, pkt->data, pkt->len,
+				w->eye[at].staging, w->now_ns);
+	if (cur->p == NULL)
+		return false;
+	cur->end = cur->p + pkt->len - RL_WIRE_MIN_BYTES;
+	return true;
+}
+
 static uint8_t *
 target_page(struct world *w, uint64_t gpn, uint64_t *page)
 {
@@ -178,13 +205,16 @@ record_pages(const struct rl_record *rec, uint64_t *gpn, uint16_t *version)
 static void
 observe_tx(struct world *w, const struct rl_pkt *pkt)
 {
-	struct rl_record_cursor cur = {pkt->data + RL_WIRE_HDR_BYTES,
-				       pkt->data + pkt->len - RL_WIRE_TAG_BYTES};
+	struct rl_record_cursor cur;
 	struct rl_record rec;
 	uint64_t gpn = 0, page;
 	uint16_t version = 0;
 	bool content = false;
 
+	if (!look(w, AT_SOURCE, pkt, &cur)) {
+		fail(w, "a packet was sent that cannot be opened");
+		return;
+	}
 	while (rl_record_next(&cur, &rec) > 0) {
 		uint32_t n = record_pages(&rec, &gpn, &version);
 		bool more = rec.type == RL_RECORD_RAW && rec.raw.offset > 0;
@@ -207,10 +237,8 @@ observe_tx(struct world *w, const struct rl_pkt *pkt)
 
 /* Walk a good packet before (@after false) and after the sink has seen it. */
 static void
-observe(struct world *w, const struct rl_pkt *pkt, bool applied, bool after)
+observe(struct world *w, struct rl_record_cursor cur, bool applied, bool after)
 {
-	struct rl_record_cursor cur = {pkt->data + RL_WIRE_HDR_BYTES,
-				       pkt->data + pkt->len - RL_WIRE_TAG_BYTES};
 	static const uint8_t zeros[RL_PAGE_SIZE];
 	uint8_t *keep = w->before;
 	struct rl_record rec;
@@ -256,20 +284,21 @@ static void
 sink_rx(struct world *w, uint32_t lane, const struct rl_pkt *pkt)
 {
 	struct rl_sink_lane_stats st;
-	bool good = pkt->len >= RL_WIRE_MIN_BYTES && rl_packet_open(pkt->data, pkt->len);
+	struct rl_record_cursor cur;
+	bool good = look(w, AT_SINK, pkt, &cur);
 	uint64_t packets;
 
 	rl_sink_stats(w->sink, &st);
 	packets = st.packets;
 	w->packet++;
 	if (good)
-		observe(w, pkt, false, false);
+		observe(w, cur, false, false);
 	rl_sink_rx(w->sink, lane, pkt->data, pkt->len, w->now_ns);
 	rl_sink_stats(w->sink, &st);
 	if (good)
-		observe(w, pkt, st.packets > packets, true);
+		observe(w, cur, st.packets > packets, true);
 	else if (st.packets > packets)
-		fail(w, "the sink took a damaged packet");
+		fail(w, "the sink took a damaged packet, or one twice");
 }
 
 /* ---- turns ---- */
@@ -510,14 +539,30 @@ network_init(struct world *w, struct rl_err *err)
 	return rc;
 }
 
+/* Every other seed seals its packets. */
+static int
+keys_init(struct world *w, struct rl_err *err)
+{
+	const uint8_t master[RL_SECRET_BYTES] = {(uint8_t)w->opts->seed};
+	int rc = w->opts->seed & 1 ? rl_keys_create(master, &w->keys, err) : 0;
+
+	for (uint32_t i = 0; i < 2 * w->opts->n_lanes && rc == 0; i++)
+		rc = rl_crypto_create(w->keys, RL_CRYPTO_TARGET, (uint16_t)(i / 2),
+				      &w->eye[i & 1].lane[i / 2]);
+	return rc;
+}
+
 static int
 flow_init(struct world *w, struct rl_err *err)
 {
 	const struct world_opts *o = w->opts;
-	int rc;
+	int rc = keys_init(w, err);
 
+	if (rc != 0)
+		return rc;
 	rc = rl_sink_create(&(struct rl_sink_opts){.nic = w->b.nic,
 						   .path = w->b.path,
+						   .keys = w->keys,
 						   .n_lanes = o->n_lanes,
 						   .receiver = 1,
 						   .credit = o->credit,
@@ -528,6 +573,7 @@ flow_init(struct world *w, struct rl_err *err)
 	rc = rl_source_create(
 		&(struct rl_source_opts){.nic = w->a.nic,
 					 .path = w->a.path,
+					 .keys = w->keys,
 					 .n_lanes = o->n_lanes,
 					 .receiver = 2,
 					 .max_payload = rl_nic_info(w->a.nic)->max_payload,
@@ -551,6 +597,9 @@ world_fini(struct world *w)
 {
 	rl_source_destroy(w->source);
 	rl_sink_destroy(w->sink);
+	for (uint32_t i = 0; i < 2 * w->opts->n_lanes; i++)
+		rl_crypto_destroy(w->eye[i & 1].lane[i / 2]);
+	rl_keys_destroy(w->keys);
 	if (w->dirty != NULL)
 		rl_dirty_close(w->dirty);
 	rl_nic_path_close(w->a.path);

@@ -173,6 +173,9 @@ dump_and_load(void **state)
 		{"max-bandwidth", "1.5G"},
 		{"downtime-limit", "42"},
 		{"eal", "-l 0 --no-huge"},
+		{"tls", "psk"},
+		{"tls-psk-file", "/etc/ramlift/psk"},
+		{"tls-peers", "alpha,beta"},
 	};
 	struct rl_config cfg, back;
 	struct rl_err err = {0};
@@ -310,7 +313,7 @@ usage_has_all_keys(void **state)
 		assert_non_null(strstr(usage, option));
 		keys++;
 	}
-	assert_int_equal(keys, 15);
+	assert_int_equal(keys, 21);
 	free(usage);
 	free(dump);
 }

@@ -5,6 +5,7 @@
  * late. Whatever happens, the guest runs in exactly one place afterwards. ThreadSanitizer sees all threads of both ends.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -189,6 +190,22 @@ loop_main(void *arg)
 	return NULL;
 }
 
+static char psk_path[256];
+
+/* Both hosts have the same. */
+static void
+write_psk(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	snprintf(psk_path, sizeof(psk_path), "%s", path);
+
+	assert_true(fd >= 0);
+	for (int i = 0; i < 32; i++)
+		assert_int_equal(write(fd, "5a", 2), 2);
+	close(fd);
+}
+
 static void
 start_daemon(struct host *h)
 {
@@ -202,6 +219,9 @@ start_daemon(struct host *h)
 	snprintf(cfg.rpc_socket, sizeof(cfg.rpc_socket), "%s/%c.rpc", dir, h->name);
 	snprintf(cfg.vmm_socket, sizeof(cfg.vmm_socket), "%s/%c.vmm", dir, h->name);
 	snprintf(cfg.address, sizeof(cfg.address), "127.0.0.1");
+	snprintf(cfg.tls, sizeof(cfg.tls), "psk");
+	snprintf(cfg.tls_psk_file, sizeof(cfg.tls_psk_file), "%s/psk", dir);
+	write_psk(cfg.tls_psk_file);
 	for (int i = 0; i < 100 && rc == -EADDRINUSE; i++, next += 2) {
 		cfg.udp_port = 15000 + ((uint32_t)getpid() * 32 + next) % 15000;
 		snprintf(cfg.listen, sizeof(cfg.listen), "127.0.0.1:%u", (uint32_t)cfg.udp_port);
@@ -469,6 +489,7 @@ setup_all(void **state)
 	sigaddset(&term, SIGTERM);
 	sigaddset(&term, SIGINT);
 	sigprocmask(SIG_BLOCK, &term, NULL);
+	signal(SIGPIPE, SIG_IGN);
 	rl_log_set_level(RL_LOG_ERROR);
 	return mkdtemp(dir) == NULL;
 }
@@ -477,6 +498,7 @@ static int
 teardown_all(void **state)
 {
 	(void)state;
+	unlink(psk_path);
 	return rmdir(dir);
 }
 
