@@ -131,6 +131,8 @@ int rl_session_keys(const struct rl_session *s, struct rl_peer *peer, struct rl_
 void *rl_source_session_main(void *session);
 /* The VM here is committed to a migration whose outcome only the peer knows. */
 void *rl_source_session_recover(void *session);
+
+/* notice.c */
 /* The VM here gave up a migration while no ramliftd was there: tell the peer. */
 void *rl_source_session_abort(void *session);
 

@@ -784,19 +784,3 @@ rl_source_session_recover(void *session)
 	rl_daemon_thread_done(d);
 	return NULL;
 }
-
-void *
-rl_source_session_abort(void *session)
-{
-	struct rl_session *s = session;
-	struct rl_daemon *d = s->d;
-	struct rl_notice notice;
-	struct rl_err err = {0};
-
-	rl_notice_init(&notice, s);
-	rl_err_set(&err, -ECONNABORTED, "ramliftd ended in mid-migration; the guest runs on here");
-	rl_session_end(s, RL_STATUS_FAILED, &err);
-	rl_notice_abort(d, &notice);
-	rl_daemon_thread_done(d);
-	return NULL;
-}
