@@ -319,6 +319,8 @@ resume_session(struct rl_daemon *d, const struct rl_vmm_hello *h, uint64_t n_pag
 		return;
 	}
 	s->total_bytes = n_pages * RL_PAGE_SIZE;
+	/* Before anyone can see it: such a session is not to be cancelled. */
+	s->committed = h->phase == RL_VMM_COMMITTED || h->phase == RL_VMM_READY;
 	if (h->phase == RL_VMM_READY && given_up(d, h->last.session)) {
 		s->new_peer_abort = true;
 		if (write(s->relink_fd, &one, sizeof(one)) < 0)

@@ -474,6 +474,12 @@ decide(struct sink *k)
 	}
 	if (rc == 0)
 		rc = rl_vm_call(k->vm, RL_VMM_RUN, NULL, 0, RUN_NS, &err);
+	if (rc != 0 && rc != -EREMOTEIO && rl_vm_dead(k->vm, rl_vm_gone(k->vm) ? 2000 : 0) &&
+	    rl_vm_guest_runs(k->vm)) {
+		/* Its disks and peers have seen it run: the source's older copy must not. */
+		rl_warn("migration %s: the VMM died as soon as it ran the guest", s->id);
+		rc = 0;
+	}
 	if (rc == 0) {
 		rl_vm_set_phase(k->vm, RL_VMM_RUNNING);
 		send_outcome(k, "running", "");

@@ -518,10 +518,10 @@ commit_here(struct source *x, struct rl_err *err)
 	if (rc != 0)
 		return rc;
 	rc = rl_vm_call(x->vm, RL_VMM_COMMITTING, NULL, 0, ANSWER_NS, err);
-	if (rc != 0 && rl_vm_dead(x->vm, 1000)) {
+	x->vmm_dead = rc != 0 && rl_vm_dead(x->vm, 1000);
+	if (x->vmm_dead && !rl_vm_guest_runs(x->vm)) {
 		rl_warn("migration %s: the VMM died while paused; its guest goes on at %s", s->id,
 			s->peer);
-		x->vmm_dead = true;
 		return 0;
 	}
 	if (rc == 0) {
@@ -725,8 +725,8 @@ finish(struct source *x, int rc, const struct rl_err *why)
 	source_release(x);
 	rl_session_end(
 		s, rc == -ECANCELED && !s->committed ? RL_STATUS_CANCELLED : RL_STATUS_FAILED, why);
-	/* The target may be READY and not have heard us; unless it was the one that gave up. */
-	if (given_up && x->offered && rc != -ENOENT && rc != -EREMOTEIO)
+	/* The target may be READY and not have heard us, also one that said it failed: its VMM decides. */
+	if (given_up && x->offered && rc != -ENOENT)
 		rl_notice_abort(d, &notice);
 }
 

@@ -507,6 +507,7 @@ rl_vm_session_end(struct rl_vm *vm, enum rl_vmm_outcome outcome, struct rl_err *
 {
 	struct rl_vmm_session_end e = {.outcome = outcome};
 	bool target = vm->hello.last.is_target;
+	int rc;
 
 	vm->hello.last_outcome = outcome;
 	if (outcome == RL_VMM_COMPLETED)
@@ -514,7 +515,11 @@ rl_vm_session_end(struct rl_vm *vm, enum rl_vmm_outcome outcome, struct rl_err *
 	else
 		rl_vm_set_phase(vm, target ? RL_VMM_INCOMING : RL_VMM_RUNNING);
 	/* An aborted target gives its memory back first, which can take a while. */
-	return rl_vm_call(vm, RL_VMM_SESSION_END, &e, sizeof(e), 3 * CALL_TIMEOUT_NS, err);
+	rc = rl_vm_call(vm, RL_VMM_SESSION_END, &e, sizeof(e), 3 * CALL_TIMEOUT_NS, err);
+	/* One that refuses is not in the phase that we think: it registers anew and says where it stands. */
+	if (rc != 0)
+		shutdown(vm->fd, SHUT_RDWR);
+	return rc;
 }
 
 static int
@@ -600,6 +605,12 @@ rl_vm_dirty_opts(const struct rl_vm *vm, struct rl_dirty_opts *opts)
 	opts->shared_size = vm->shared_size;
 	opts->doorbell_fd = vm->doorbell_fd;
 	opts->ram = &vm->ram;
+}
+
+bool
+rl_vm_guest_runs(const struct rl_vm *vm)
+{
+	return __atomic_load_n(&vm->shared->guest_runs, __ATOMIC_ACQUIRE) != 0;
 }
 
 bool

@@ -78,6 +78,9 @@ rl_vm_set_phase(struct rl_vm *vm, enum rl_vmm_phase phase)
 	__atomic_store_n(&vm->hello.phase, (uint32_t)phase, __ATOMIC_RELAXED);
 }
 
+/** Did the VMM, when it last said, run its guest or was about to? Also of a VMM that has died. */
+bool rl_vm_guest_runs(const struct rl_vm *vm);
+
 /** Has the VMM closed its socket, or we ours because it is out of step? */
 bool rl_vm_gone(const struct rl_vm *vm);
 /** Has its process ended? Waits up to @timeout_ms. */

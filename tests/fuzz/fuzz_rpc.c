@@ -34,6 +34,7 @@ start(void)
 	snprintf(cfg.rpc_socket, sizeof(cfg.rpc_socket), "%s/rpc", dir);
 	snprintf(cfg.vmm_socket, sizeof(cfg.vmm_socket), "%s/vmm", dir);
 	snprintf(cfg.address, sizeof(cfg.address), "127.0.0.1");
+	snprintf(cfg.tls, sizeof(cfg.tls), "insecure-lab");
 	for (uint32_t i = 0; rc != 0 && i < 100; i++) {
 		cfg.udp_port = 15000 + ((uint32_t)getpid() * 32 + i) % 15000;
 		snprintf(cfg.listen, sizeof(cfg.listen), "127.0.0.1:%u", (uint32_t)cfg.udp_port);

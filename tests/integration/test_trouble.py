@@ -219,7 +219,7 @@ def control(lab, data):
 
 def odd_sources(lab):
     """Another version, nonsense, random bytes and cut messages on the control port."""
-    daemons(lab)
+    daemons(lab, tls="insecure-lab")
     g = Guest(lab)
     hello = {"type": "hello", "wire": 99, "version": "9.0", "session": "0" * 8 + "-0000-4000-8000-" + "0" * 12,
              "vm": "guest"}

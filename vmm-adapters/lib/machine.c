@@ -67,10 +67,18 @@ stop_logging(struct rl_vmm_machine *m, char *text)
 	return rc;
 }
 
+/* For an engine that outlives this process. */
+static void
+set_runs(struct rl_vmm_machine *m, uint64_t runs)
+{
+	__atomic_store_n(m->guest_runs, runs, __ATOMIC_SEQ_CST);
+}
+
 static int
 resume(struct rl_vmm_machine *m, char *text)
 {
 	text[0] = 0;
+	set_runs(m, 1);
 	return checked(m->ops->resume(m->ctx, text), text, "the VMM cannot resume the guest");
 }
 
@@ -214,8 +222,10 @@ pause_guest(struct rl_vmm_machine *m, struct rl_vmm_msg *req, struct rl_vmm_answ
 
 	(void)req;
 	rc = checked(m->ops->pause(m->ctx, text), text, "the VMM cannot pause the guest");
-	if (rc == 0)
+	if (rc == 0) {
+		set_runs(m, 0);
 		m->phase = RL_VMM_PAUSED;
+	}
 	return rc;
 }
 
@@ -291,9 +301,12 @@ run_guest(struct rl_vmm_machine *m, struct rl_vmm_msg *req, struct rl_vmm_answer
 	int rc;
 
 	(void)req;
+	set_runs(m, 1);
 	rc = checked(m->ops->run(m->ctx, text), text, "the VMM cannot run the guest");
-	if (rc != 0)
+	if (rc != 0) {
+		set_runs(m, 0);
 		return rc;
+	}
 	m->last_outcome = RL_VMM_COMPLETED;
 	m->phase = RL_VMM_RUNNING;
 	return 0;

@@ -24,6 +24,7 @@ struct rl_vmm_machine {
 	uint32_t n_regions;
 	struct rl_vmm_region region[RL_VMM_MAX_REGIONS];
 	int region_fd[RL_VMM_MAX_REGIONS]; /* owned */
+	uint64_t *guest_runs;              /* in the shared page */
 	uint32_t n_rings;
 	const struct rl_vmm_vcpu *ring; /* the library's, as are the descriptors */
 	const int *ring_fd;

@@ -501,6 +501,8 @@ rl_vmm_start(struct rl_vmm *vmm)
 	err = rl_vmm_board_open(&vmm->board, !ring, n_pages);
 	if (err != 0)
 		return err;
+	vmm->machine.guest_runs = &vmm->board.page->guest_runs;
+	*vmm->machine.guest_runs = vmm->machine.phase == RL_VMM_RUNNING;
 	err = start_thread(&vmm->door_thread, door_main, vmm);
 	if (err != 0)
 		return err;

@@ -181,7 +181,10 @@ struct rl_vmm_shared {
 
 	/* counters for statistics, VMM */
 	uint64_t ring_full_exits;
-	uint64_t reserved[8];
+	/* Is the guest running, or about to? Raised before a vCPU may run again, lowered once none does: what
+	 * a VMM that died did with its guest. VMM */
+	uint64_t guest_runs;
+	uint64_t reserved[7];
 
 	struct rl_vmm_slot slot[RL_VMM_MAX_SLOTS]; /* VMM */
 };
