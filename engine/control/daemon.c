@@ -282,24 +282,10 @@ source_known(struct rl_daemon *d, const uint8_t uuid[16])
 	return known;
 }
 
-/* Did a session that lost its VMM tell the source "aborted"? Then the guest that is back must not wait. */
-static bool
-given_up(struct rl_daemon *d, const uint8_t uuid[16])
-{
-	struct rl_session *live;
-	bool aborted;
-
-	pthread_mutex_lock(&d->lock);
-	aborted = strcmp(rl_daemon_outcome(d, uuid, &live), "aborted") == 0;
-	pthread_mutex_unlock(&d->lock);
-	return aborted;
-}
-
 /* A VM that was left in the middle by an earlier ramliftd. */
 static void
 resume_session(struct rl_daemon *d, const struct rl_vmm_hello *h, uint64_t n_pages)
 {
-	const uint64_t one = 1;
 	void *(*main_fn)(void *) = NULL;
 	struct rl_session *s;
 	struct rl_err err;
@@ -321,11 +307,6 @@ resume_session(struct rl_daemon *d, const struct rl_vmm_hello *h, uint64_t n_pag
 	s->total_bytes = n_pages * RL_PAGE_SIZE;
 	/* Before anyone can see it: such a session is not to be cancelled. */
 	s->committed = h->phase == RL_VMM_COMMITTED || h->phase == RL_VMM_READY;
-	if (h->phase == RL_VMM_READY && given_up(d, h->last.session)) {
-		s->new_peer_abort = true;
-		if (write(s->relink_fd, &one, sizeof(one)) < 0)
-			rl_warn("giving up '%s': %s", h->name, strerror(errno));
-	}
 	rl_daemon_add_session(d, s);
 	if (rl_session_start(s, main_fn, &err) != 0)
 		rl_session_end(s, RL_STATUS_FAILED, &err);

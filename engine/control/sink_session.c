@@ -455,7 +455,12 @@ forget(struct sink *k)
 static void
 sink_abort(struct sink *k, const struct rl_err *why)
 {
-	forget(k);
+	/* A VMM that does not confirm may be READY: no outcome yet, its next HELLO tells. */
+	bool known = forget(k);
+
+	pthread_mutex_lock(&k->s->lock);
+	k->s->committed = !known;
+	pthread_mutex_unlock(&k->s->lock);
 	rl_peer_send_error(&k->peer, why);
 }
 
