@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "transport/receiver.h"
 #include "transport/sender.h"
+#include "transport/sent.h"
 
 #define US     RL_NS_PER_US
 #define MS     RL_NS_PER_MS
@@ -47,6 +48,8 @@ fix_init(struct fix *f, uint32_t map_packets, uint32_t map_runs, uint32_t credit
 		.map_packets = map_packets,
 		.map_runs = map_runs,
 		.credit = credit,
+		.packet_bytes = PACKET,
+		.cc = &rl_cc_fixed,
 		.lost = fix_lost,
 		.lost_ctx = f,
 	};
@@ -178,7 +181,8 @@ test_room(void **state)
 	send(&f, 100);
 	assert_int_equal(rl_sender_room(&f.s), 0);
 	assert_int_equal(ack(&f, 0, 40), 40);
-	assert_int_equal(rl_sender_room(&f.s), RL_WINDOW_INITIAL - 60); /* its credit is 10000 */
+	assert_int_equal(rl_sender_room(&f.s),
+			 RL_FIXED_INITIAL_PACKETS - 60); /* its credit is 10000 */
 	rl_sender_fini(&f.s);
 
 	fix_init(&f, 64, 0, 1000); /* map; a peer's credit does not change that */
@@ -212,7 +216,7 @@ test_refused(void **state)
 {
 	struct fix *f = *state;
 	struct rl_sender *s = &f->s;
-	uint32_t window = rl_window_packets(&s->window);
+	uint32_t window = rl_sender_room(s);
 
 	send(f, 10);
 	rl_sender_refused(s, 4);
@@ -239,7 +243,7 @@ test_refused(void **state)
 	assert_int_equal(rl_sender_in_flight(s), 0);
 	assert_int_equal(rl_sender_floor(s), rl_sender_next_pn(s));
 	assert_true(rl_sender_timer_ns(s) == UINT64_MAX);
-	assert_int_equal(s->window.reduced, 0);
+	assert_false(s->cc.fixed.reduced);
 }
 
 static void
@@ -432,7 +436,7 @@ test_one_probe_recovers_a_lost_window(void **state)
 		assert_int_equal(f->lost[i].first, i * 10);
 	assert_int_equal(rl_sender_in_flight(s), 0);
 	assert_true(rl_sender_room(s) > 0);
-	assert_int_equal(s->window.reduced, 1); /* a whole window is congestion */
+	assert_true(s->cc.fixed.reduced); /* a whole window is congestion */
 }
 
 static void
@@ -498,7 +502,7 @@ test_spurious_loss_raises_threshold(void **state)
 	ack(f, 13, 15);
 	assert_int_equal(s->st.lost, 4);
 
-	for (int i = 0; i < 20; i++) { /* up to a bound */
+	for (int i = 0; i < 20; i++) { /* beyond a bound time alone tells */
 		uint64_t pn = rl_sender_next_pn(s);
 
 		f->n_lost = 0;
@@ -506,30 +510,172 @@ test_spurious_loss_raises_threshold(void **state)
 		ack(f, pn + 1499, pn + 1500);
 		ack(f, pn + 400, pn + 1500);
 	}
-	assert_int_equal(s->packet_threshold, 1024);
+	assert_int_equal(s->packet_threshold, s->map_packets);
 }
 
+/* RFC 8985 6.2: wait as long as it took, and a quarter more; never less again until it is forgotten. */
 static void
 test_spurious_loss_lengthens_delay(void **state)
 {
-	static const uint32_t eighths[] = {2, 4, 8, 8};
+	static const uint64_t late_us[] = {40, 400, 200}, wait_us[] = {100, 500, 500};
 	struct fix *f = *state;
 	struct rl_sender *s = &f->s;
 
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 3; i++) {
 		uint64_t pn = rl_sender_next_pn(s), sent_ns;
 
+		s->packet_threshold = 3;
 		send(f, 100);
 		f->now_ns += 800 * US;
 		ack(f, pn + 99, pn + 100);
+		f->now_ns += late_us[i] * US;
 		ack(f, pn, pn + 100);
 		send(f, 2);
 		sent_ns = f->now_ns;
 		f->now_ns += 800 * US;
 		ack(f, pn + 101, pn + 102);
-		assert_true(rl_sender_timer_ns(s) == sent_ns + 800 * US + eighths[i] * 100 * US);
+		assert_true(rl_sender_timer_ns(s) == sent_ns + 800 * US + wait_us[i] * US);
 		ack(f, pn + 100, pn + 102);
 	}
+}
+
+static void
+test_reordering_is_forgotten(void **state)
+{
+	struct fix *f = *state;
+	struct rl_sender *s = &f->s;
+
+	send(f, 100);
+	f->now_ns += 800 * US;
+	ack(f, 99, 100);
+	f->now_ns += 400 * US;
+	ack(f, 0, 100);
+	assert_int_equal(s->packet_threshold, 6);
+	for (int i = 0; i < 17; i++) { /* episodes of real loss */
+		uint64_t pn = rl_sender_next_pn(s);
+
+		assert_int_equal(s->packet_threshold, 6);
+		assert_true(s->reorder_ns == 500 * US);
+		send(f, 10);
+		f->now_ns += 800 * US;
+		ack(f, pn + 1, pn + 10);
+	}
+	assert_int_equal(s->packet_threshold, 3);
+	assert_true(s->reorder_ns == 0);
+}
+
+static void
+test_spurious_loss_undoes_the_reduction(void **state)
+{
+	struct fix *f = *state;
+	struct rl_sender *s = &f->s;
+	uint64_t cwnd = s->cc.cwnd;
+
+	rl_sender_fini(s);
+	fix_init(f, 0, 0, 10000);
+	send(f, 200);
+	f->now_ns += 100 * US;
+	ack(f, 100, 200); /* half of it, so it seems */
+	assert_true(s->cc.fixed.reduced);
+	assert_true(s->cc.cwnd < cwnd);
+	ack(f, 50, 200);
+	assert_true(s->cc.cwnd < cwnd); /* the rest may be lost for good */
+	ack(f, 0, 200);
+	assert_true(s->cc.cwnd == cwnd);
+	assert_int_equal(s->st.spurious, 100);
+	assert_int_equal(s->rate.lost, 0);
+	assert_int_equal(s->rate.delivered, 200 * PACKET);
+}
+
+/* A rate of 1000 packets/s, to see what pacing admits. */
+static void
+test_pacing(void **state)
+{
+	struct fix *f = *state;
+	struct rl_sender *s = &f->s;
+
+	s->cc.pacing_rate = 1000 * PACKET;
+	assert_int_equal(rl_sender_admit(s, 10, f->now_ns),
+			 3); /* two packets ahead, at this rate */
+	send(f, 3);
+	assert_int_equal(rl_sender_admit(s, 10, f->now_ns), 0);
+	assert_true(rl_sender_pacing_ns(s, f->now_ns) == f->now_ns + 1 * MS);
+	f->now_ns += 1 * MS;
+	assert_true(rl_sender_pacing_ns(s, f->now_ns) == 0);
+	assert_int_equal(rl_sender_admit(s, 10, f->now_ns), 1);
+	f->now_ns += 100 * MS; /* unused time is gone */
+	assert_int_equal(rl_sender_admit(s, 10, f->now_ns), 3);
+
+	s->cc.pacing_rate = 1000000ull * PACKET; /* 64 KB ahead is less than a worker may be late */
+	s->departure_ns = 0;
+	assert_int_equal(rl_sender_admit(s, 200, f->now_ns), 101);
+	s->cc.pacing_rate = 0;
+	assert_int_equal(rl_sender_admit(s, 200, f->now_ns), 200);
+	assert_true(rl_sender_pacing_ns(s, f->now_ns) == 0);
+}
+
+static void
+test_delivery_rate(void **state)
+{
+	struct rl_rate r = {.delivered = 0};
+	struct rl_sent p[4] = {{.bytes = 1000}, {.bytes = 1000}, {.bytes = 1000}, {.bytes = 1000}};
+	struct rl_rate_sample s;
+
+	(void)state;
+	for (uint32_t i = 0; i < 2; i++) {
+		p[i].tx_ns = 1000 + i * 10;
+		rl_rate_sent(&r, &p[i], i * 1000);
+		assert_int_equal(p[i].in_flight, (i + 1) * 1000);
+	}
+	rl_rate_acked(&r, &p[0], 2000);
+	s = rl_rate_sample(&r, &p[0], 1000, 2000);
+	assert_int_equal(s.bytes_per_s, 1000ull * S / 1000);
+	/* A packet that leaves now remembers that; one is lost and one arrives 500 ns later. */
+	p[2].tx_ns = 2000;
+	rl_rate_sent(&r, &p[2], 1000);
+	rl_rate_lost(&r, &p[1]);
+	rl_rate_acked(&r, &p[2], 3000);
+	s = rl_rate_sample(&r, &p[2], 1000, 3000);
+	assert_int_equal(s.bytes_per_s, 1000ull * S / 1000);
+	assert_int_equal(s.lost, 1000);
+	assert_int_equal(s.tx_in_flight, 2000);
+	assert_int_equal(s.prior_delivered, 1000);
+	rl_rate_spurious(&r, &p[1], 3500);
+	assert_int_equal(r.lost, 0);
+	assert_int_equal(rl_rate_lost_since(&r, &p[2]), 0);
+	assert_int_equal(r.delivered, 3000);
+	s = rl_rate_sample(&r, &p[2], 2000, 3500);
+	assert_int_equal(s.bytes_per_s, 0); /* in less than a round trip: no sample */
+
+	rl_rate_app_limited(&r, 500);
+	p[3].tx_ns = 4000;
+	rl_rate_sent(&r, &p[3], 500);
+	assert_true(p[3].app_limited);
+	rl_rate_acked(&r, &p[3], 5000);
+	s = rl_rate_sample(&r, &p[3], 1000, 5000);
+	assert_true(s.app_limited);
+	assert_int_equal(r.app_limited, 0); /* that bubble is through */
+}
+
+/* Who has nothing to send though window and pacing are open is marked, who waits for them is not. */
+static void
+test_app_limited(void **state)
+{
+	struct fix *f = *state;
+	struct rl_sender *s = &f->s;
+
+	send(f, rl_sender_room(s));
+	rl_sender_app_limited(s, f->now_ns);
+	assert_int_equal(s->rate.app_limited, 0);
+	f->now_ns += 100 * US;
+	ack(f, 0, 10);
+	s->cc.pacing_rate = 1;
+	s->departure_ns = f->now_ns + 10000 * S;
+	rl_sender_app_limited(s, f->now_ns);
+	assert_int_equal(s->rate.app_limited, 0);
+	s->cc.pacing_rate = 0;
+	rl_sender_app_limited(s, f->now_ns);
+	assert_true(s->rate.app_limited == s->rate.delivered + s->in_flight_bytes);
 }
 
 static void
@@ -573,7 +719,8 @@ test_bad_acks(void **state)
 	assert_int_equal(rl_sender_on_ack(&f->s, &a, f->now_ns), 0);
 	assert_int_equal(f->s.st.bad_acks, 6);
 	assert_int_equal(rl_sender_in_flight(&f->s), 10);
-	assert_int_equal(f->s.st.window, RL_WINDOW_INITIAL); /* not even the credit counted */
+	assert_int_equal(f->s.st.window,
+			 RL_FIXED_INITIAL_PACKETS); /* not even the credit counted */
 	a.largest = 7;
 	assert_int_equal(rl_sender_on_ack(&f->s, &a, f->now_ns), 4);
 	assert_int_equal(f->s.st.window, 1);
@@ -706,6 +853,11 @@ main(void)
 		cmocka_unit_test(test_old_ack_after_a_lap),
 		TEST(test_spurious_loss_raises_threshold),
 		TEST(test_spurious_loss_lengthens_delay),
+		TEST(test_reordering_is_forgotten),
+		TEST(test_spurious_loss_undoes_the_reduction),
+		TEST(test_pacing),
+		cmocka_unit_test(test_delivery_rate),
+		TEST(test_app_limited),
 		TEST(test_receivers_floor),
 		TEST(test_bad_acks),
 		cmocka_unit_test(test_map_goes_round),
