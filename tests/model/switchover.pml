@@ -14,7 +14,7 @@
  *   resolve                    resolve with ask_outcome and commit_there, then finish
  *   give_up, release           give_up, source_release
  *   idle                       rl_source_session_recover
- * proctype notifier            rl_source_session_abort, and the same after give_up
+ * proctype notifier            notice.c rl_notice_abort, out of rl_source_session_abort and finish
  * proctype target_ramliftd     sink_session.c
  *   receive                    sink_main: receive, rl_vm_state_put
  *   await                      await_decision with relink
@@ -33,6 +33,7 @@
  * PLANT_RESUME        a committed source never resumes by itself
  * PLANT_RUN           a target that is READY runs only when it was told to
  * OLD_NOTICE          who gives up after `switchover` tells the target until it says `aborted`
+ * OLD_TOLD            also when the target said `error`: its VMM may be READY all the same
  * OLD_DEATH           a VMM that died counts as one whose guest was still only if it was. NO_FLAG: the same without
  *                     a word of the VMM on it in the shared page: a guest that may have run counts as lost
  * OLD_END             a VMM that refuses SESSION_END has to register again
@@ -315,7 +316,12 @@ migrate:
 			:: hear(S, m)
 			fi;
 			if
+#ifdef OLD_TOLD
+			:: m == error -> told = false; goto give_up
+			:: m == closed -> goto give_up
+#else
 			:: m == error || m == closed -> goto give_up
+#endif
 			:: else -> assert(m == ready)
 			fi
 		};
@@ -325,6 +331,7 @@ migrate:
 			vm_result(S, res);
 			if
 			:: res == OK
+			:: res == OK && down_at_end(peer[S]) -> res = 0; goto give_up /* peer_left() */
 #if defined OLD_DEATH
 			:: res != OK && !alive[S] -> vmm_dead = true
 			:: res != OK && alive[S] -> goto give_up
@@ -402,7 +409,7 @@ boot:
 					fi
 				}
 #endif
-			:: atomic { fault -> faults--; expired = true; break } /* after 30 s */
+			:: atomic { fault -> faults--; expired = true; break } /* it gives up in the end */
 			od
 		od
 	} unless {
