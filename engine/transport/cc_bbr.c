@@ -5,10 +5,10 @@
  *  - A worker that has nothing to do sleeps, and receivers acknowledge every 16 packets: OFFLOAD_NS worth of data
  *    is always allowed in flight. Where the round trip is shorter than that, nothing depends on min_rtt, and
  *    ProbeRTT costs nothing.
- *  - Outside of probing, loss below the threshold that probing tolerates lowers the short-term model only while
- *    there is a queue, and by no more than the rate fell beyond that threshold. Without a queue it is what the
- *    path loses by itself; the draft would give up that share of the rate, and the pacing margin, in every
- *    round trip (0.74 of 1 Gbit/s at 50 ms and 1 % loss: scripts/bench wan-sim).
+ *  - Outside of probing, loss below the threshold that probing tolerates lowers bw_shortterm only while there is
+ *    a queue, and by no more than the rate fell beyond that threshold and the pacing margin. Without a queue it
+ *    is what the path loses by itself: the draft would give up that share in every round trip, and end at 0.74
+ *    of 1 Gbit/s at 50 ms and 1 % loss (scripts/bench wan-sim).
  *  - While the guest stands still (cc->hurry) there is no ProbeRTT.
  *  - No recovery of its own: packets are never sent again, their pages are (transport/sender.h).
  */
@@ -278,31 +278,27 @@ advance_max_bw_filter(struct rl_cc_bbr *b)
 	b->max_bw_filter[1] = 0;
 }
 
-/* Does the loss of this round say that there is less room than we take? */
-static bool
-loss_is_congestion(const struct rl_cc_bbr *b)
-{
-	if (too_high(b->loss_bytes, b->inflight_latest + b->loss_bytes))
-		return true;
-	return in_probe_bw(b) && b->loss_round_rtt_ns > percent(b->min_rtt_ns, 100 + QUEUE_PERCENT);
-}
-
-/* Once per round trip in which something was lost. */
+/* Once per round trip in which something was lost, while not probing. */
 static void
 adapt_lower_bounds(struct rl_cc *cc)
 {
 	struct rl_cc_bbr *b = &cc->bbr;
+	bool queue = b->loss_round_rtt_ns > percent(b->min_rtt_ns, 100 + QUEUE_PERCENT);
 	uint64_t latest;
 
-	if (probing_bw(b) || !b->loss_in_round || !loss_is_congestion(b))
+	if (too_high(b->loss_bytes, b->inflight_latest + b->loss_bytes)) {
+		if (b->inflight_shortterm == INFINITE)
+			b->inflight_shortterm = cc->cwnd;
+		b->inflight_shortterm =
+			rl_max64(b->inflight_latest, percent(b->inflight_shortterm, BETA));
+	} else if (!in_probe_bw(b) || !queue) {
 		return;
+	}
 	if (b->bw_shortterm == INFINITE)
 		b->bw_shortterm = b->max_bw;
-	if (b->inflight_shortterm == INFINITE)
-		b->inflight_shortterm = cc->cwnd;
-	latest = rl_min64(percent(b->bw_latest, 100 + LOSS_THRESH), b->max_bw);
+	latest = percent(b->bw_latest, 100 + LOSS_THRESH + PACING_MARGIN);
+	latest = rl_min64(latest, b->max_bw);
 	b->bw_shortterm = rl_max64(latest, percent(b->bw_shortterm, BETA));
-	b->inflight_shortterm = rl_max64(b->inflight_latest, percent(b->inflight_shortterm, BETA));
 }
 
 static void
@@ -595,7 +591,7 @@ bbr_acked(struct rl_cc *cc, const struct rl_cc_ack *ack)
 	update_latest_signals(b, ack);
 	update_round(b, ack);
 	update_max_bw(b, &ack->rate);
-	if (b->loss_round_start)
+	if (b->loss_round_start && b->loss_in_round && !probing_bw(b))
 		adapt_lower_bounds(cc);
 	update_ack_aggregation(cc, ack);
 	check_full_bw(b, &ack->rate);
