@@ -398,6 +398,11 @@ test_app_limited_does_not_lower_the_estimate(void **state)
 	path_run(p, 30 * S);
 	assert_in_range(percent_of_rate(bbr(p)->max_bw), 99, 101);
 
+	/* Not even when older samples are forgotten. */
+	p->s.cc.bbr.max_bw_filter[0] = p->s.cc.bbr.max_bw_filter[1] = 0;
+	path_run(p, 1 * S);
+	assert_in_range(percent_of_rate(bbr(p)->max_bw), 99, 101);
+
 	p->unmarked = true; /* so that is what kept it */
 	p->s.rate.app_limited = 0;
 	p->s.window_full = UINT64_MAX; /* and not what the sender sees by itself */

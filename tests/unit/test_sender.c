@@ -17,7 +17,6 @@
 #include "base/clock.h"
 #include "transport/receiver.h"
 #include "transport/sender.h"
-#include "transport/sent.h"
 
 #define US     RL_NS_PER_US
 #define MS     RL_NS_PER_MS
@@ -587,97 +586,6 @@ test_spurious_loss_undoes_the_reduction(void **state)
 	assert_int_equal(s->rate.delivered, 200 * PACKET);
 }
 
-/* A rate of 1000 packets/s, to see what pacing admits. */
-static void
-test_pacing(void **state)
-{
-	struct fix *f = *state;
-	struct rl_sender *s = &f->s;
-
-	s->cc.pacing_rate = 1000 * PACKET;
-	assert_int_equal(rl_sender_admit(s, 10, f->now_ns),
-			 3); /* two packets ahead, at this rate */
-	send(f, 3);
-	assert_int_equal(rl_sender_admit(s, 10, f->now_ns), 0);
-	assert_true(rl_sender_pacing_ns(s, f->now_ns) == f->now_ns + 1 * MS);
-	f->now_ns += 1 * MS;
-	assert_true(rl_sender_pacing_ns(s, f->now_ns) == 0);
-	assert_int_equal(rl_sender_admit(s, 10, f->now_ns), 1);
-	f->now_ns += 100 * MS; /* unused time is gone */
-	assert_int_equal(rl_sender_admit(s, 10, f->now_ns), 3);
-
-	s->cc.pacing_rate = 1000000ull * PACKET; /* 64 KB ahead is less than a worker may be late */
-	s->departure_ns = 0;
-	assert_int_equal(rl_sender_admit(s, 200, f->now_ns), 101);
-	s->cc.pacing_rate = 0;
-	assert_int_equal(rl_sender_admit(s, 200, f->now_ns), 200);
-	assert_true(rl_sender_pacing_ns(s, f->now_ns) == 0);
-}
-
-static void
-test_delivery_rate(void **state)
-{
-	struct rl_rate r = {.delivered = 0};
-	struct rl_sent p[4] = {{.bytes = 1000}, {.bytes = 1000}, {.bytes = 1000}, {.bytes = 1000}};
-	struct rl_rate_sample s;
-
-	(void)state;
-	for (uint32_t i = 0; i < 2; i++) {
-		p[i].tx_ns = 1000 + i * 10;
-		rl_rate_sent(&r, &p[i], i * 1000);
-		assert_int_equal(p[i].in_flight, (i + 1) * 1000);
-	}
-	rl_rate_acked(&r, &p[0], 2000);
-	s = rl_rate_sample(&r, &p[0], 1000, 2000);
-	assert_int_equal(s.bytes_per_s, 1000ull * S / 1000);
-	/* A packet that leaves now remembers that; one is lost and one arrives 500 ns later. */
-	p[2].tx_ns = 2000;
-	rl_rate_sent(&r, &p[2], 1000);
-	rl_rate_lost(&r, &p[1]);
-	rl_rate_acked(&r, &p[2], 3000);
-	s = rl_rate_sample(&r, &p[2], 1000, 3000);
-	assert_int_equal(s.bytes_per_s, 1000ull * S / 1000);
-	assert_int_equal(s.lost, 1000);
-	assert_int_equal(s.tx_in_flight, 2000);
-	assert_int_equal(s.prior_delivered, 1000);
-	rl_rate_spurious(&r, &p[1], 3500);
-	assert_int_equal(r.lost, 0);
-	assert_int_equal(rl_rate_lost_since(&r, &p[2]), 0);
-	assert_int_equal(r.delivered, 3000);
-	s = rl_rate_sample(&r, &p[2], 2000, 3500);
-	assert_int_equal(s.bytes_per_s, 0); /* in less than a round trip: no sample */
-
-	rl_rate_app_limited(&r, 500);
-	p[3].tx_ns = 4000;
-	rl_rate_sent(&r, &p[3], 500);
-	assert_true(p[3].app_limited);
-	rl_rate_acked(&r, &p[3], 5000);
-	s = rl_rate_sample(&r, &p[3], 1000, 5000);
-	assert_true(s.app_limited);
-	assert_int_equal(r.app_limited, 0); /* that bubble is through */
-}
-
-/* Who has nothing to send though window and pacing are open is marked, who waits for them is not. */
-static void
-test_app_limited(void **state)
-{
-	struct fix *f = *state;
-	struct rl_sender *s = &f->s;
-
-	send(f, rl_sender_room(s));
-	rl_sender_app_limited(s, f->now_ns);
-	assert_int_equal(s->rate.app_limited, 0);
-	f->now_ns += 100 * US;
-	ack(f, 0, 10);
-	s->cc.pacing_rate = 1;
-	s->departure_ns = f->now_ns + 10000 * S;
-	rl_sender_app_limited(s, f->now_ns);
-	assert_int_equal(s->rate.app_limited, 0);
-	s->cc.pacing_rate = 0;
-	rl_sender_app_limited(s, f->now_ns);
-	assert_true(s->rate.app_limited == s->rate.delivered + s->in_flight_bytes);
-}
-
 static void
 test_receivers_floor(void **state)
 {
@@ -855,9 +763,6 @@ main(void)
 		TEST(test_spurious_loss_lengthens_delay),
 		TEST(test_reordering_is_forgotten),
 		TEST(test_spurious_loss_undoes_the_reduction),
-		TEST(test_pacing),
-		cmocka_unit_test(test_delivery_rate),
-		TEST(test_app_limited),
 		TEST(test_receivers_floor),
 		TEST(test_bad_acks),
 		cmocka_unit_test(test_map_goes_round),
