@@ -259,21 +259,42 @@ burst_send(struct burst *b, bool ack_now)
 	return taken;
 }
 
+/* How many packets may go now: window and pacing of the lane, the migration's bandwidth. */
+static uint32_t
+burst_admit(struct rl_source *src, struct source_lane *lane, uint64_t now_ns, uint64_t *wake_ns)
+{
+	struct rl_sender *sender = &lane->sender;
+	uint32_t room, want;
+
+	lane->idle = !lane->sending && rl_bitmap_count(&src->pending) == 0;
+	if (lane->idle) {
+		rl_sender_app_limited(sender, now_ns);
+		return 0;
+	}
+	room = rl_sender_admit(sender, RL_NIC_BURST, now_ns);
+	if (room == 0) {
+		if (rl_sender_room(sender) > 0)
+			*wake_ns = rl_min64(*wake_ns, rl_sender_pacing_ns(sender, now_ns));
+		return 0;
+	}
+	want = rl_pacer_admit(&src->pacer, room, src->opts.max_payload, now_ns);
+	if (want == 0)
+		*wake_ns = rl_min64(*wake_ns, rl_pacer_timer_ns(&src->pacer, now_ns));
+	if (want < room)
+		rl_sender_app_limited(sender, now_ns);
+	return want;
+}
+
 uint32_t
 rl_source_burst(struct rl_source *src, uint32_t lane_index, bool probe, bool final, uint64_t now_ns,
 		uint64_t *wake_ns)
 {
 	struct source_lane *lane = &src->lane[lane_index];
-	uint32_t room = 0, want, taken;
+	uint32_t want, taken;
 	uint64_t budget;
 	struct burst b;
 
-	lane->idle = !lane->sending && rl_bitmap_count(&src->pending) == 0;
-	if (!lane->idle)
-		room = rl_min32(rl_sender_room(&lane->sender), RL_NIC_BURST);
-	want = room > 0 ? rl_pacer_admit(&src->pacer, room, src->opts.max_payload, now_ns) : 0;
-	if (room > 0 && want == 0)
-		*wake_ns = rl_min64(*wake_ns, rl_pacer_timer_ns(&src->pacer, now_ns));
+	want = burst_admit(src, lane, now_ns, wake_ns);
 	if (want == 0 && !probe)
 		return 0;
 
@@ -286,6 +307,7 @@ rl_source_burst(struct rl_source *src, uint32_t lane_index, bool probe, bool fin
 	b.n = rl_nic_alloc(src->opts.nic, lane_index, b.pkt, want > 0 ? want : 1);
 	if (b.n == 0) {
 		rl_pacer_return(&src->pacer, budget);
+		rl_sender_app_limited(&lane->sender, now_ns);
 		*wake_ns = rl_min64(*wake_ns, now_ns + REFUSED_NS);
 		return 0;
 	}

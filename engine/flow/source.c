@@ -195,6 +195,7 @@ rl_source_turn(struct rl_source *src, uint32_t lane_index, uint64_t now_ns, uint
 	bool final = state & STATE_FINAL, all_known = false, probe;
 	uint32_t sent;
 
+	rl_sender_hurry(&lane->sender, final);
 	probe = rl_sender_on_time(&lane->sender, now_ns);
 	if (lane_index == 0)
 		source_drive(src, state, now_ns, wake_ns);
@@ -301,6 +302,10 @@ source_check_opts(const struct rl_source_opts *o, struct rl_err *err)
 			err, -EINVAL,
 			"packets of %u bytes: need %u to %u (the port's MTU); raise the MTU",
 			o->max_payload, PAYLOAD_MIN, info->max_payload);
+	if (rl_cc_find(o->cc) == NULL)
+		return rl_err_set(err, -EINVAL,
+				  "no congestion control '%.32s'; choose bbr, cubic or fixed",
+				  o->cc);
 	return 0;
 }
 
@@ -343,11 +348,15 @@ rl_source_create(const struct rl_source_opts *opts, struct rl_source **out, stru
 				      &src->lane[i].crypto);
 		if (rc != 0)
 			goto destroy;
-		rc = rl_sender_init(&src->lane[i].sender, &(struct rl_sender_opts){
-								  .credit = opts->credit,
-								  .lost = source_lost,
-								  .lost_ctx = &src->pending,
-							  });
+		rc = rl_sender_init(&src->lane[i].sender,
+				    &(struct rl_sender_opts){
+					    .credit = opts->credit,
+					    .packet_bytes = opts->max_payload,
+					    .cc = rl_cc_find(opts->cc),
+					    .seed = (uint64_t)opts->receiver << 8 | i,
+					    .lost = source_lost,
+					    .lost_ctx = &src->pending,
+				    });
 		if (rc != 0)
 			goto destroy;
 	}
@@ -450,6 +459,7 @@ source_add_link(struct rl_sender_stats *sum, const struct rl_sender_stats *st)
 	sum->srtt_ns = rl_max64(sum->srtt_ns, rl_count_read(&st->srtt_ns));
 	sum->window += rl_count_read(&st->window);
 	sum->acked_bytes += rl_count_read(&st->acked_bytes);
+	sum->pacing_rate += rl_count_read(&st->pacing_rate);
 }
 
 void

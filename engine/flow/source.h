@@ -54,6 +54,7 @@ struct rl_source_opts {
 	const struct rl_ram *ram;       /* mapped */
 	uint64_t max_bandwidth;         /* bytes/s; 0: unlimited */
 	uint64_t threshold_pages;
+	const char *cc; /* congestion control: bbr, cubic, fixed (transport/cc.h); NULL: bbr */
 };
 
 /* Counters of one lane; written by its owner, read with rl_count_read(). */
@@ -110,7 +111,7 @@ struct rl_source_progress {
 	uint64_t fill;             /* entries waiting in the rings, as last looked at */
 	uint64_t dirty_sync_count; /* rounds: 1 is the first full pass */
 	uint64_t bad_packets;
-	struct rl_sender_stats link; /* summed over lanes; srtt_ns: the largest; window: summed */
+	struct rl_sender_stats link; /* summed over lanes; srtt_ns: the largest */
 };
 
 /** Sum over lanes. [any] */

@@ -4,17 +4,18 @@
 /**
  * @file sender.h
  * The sending half of one lane: packet numbers, the sent-map (which pages each packet carried, never
- * their bytes), round-trip times, loss detection and the window. Sans-I/O: time is an argument.
+ * their bytes), round-trip times, loss detection, window and pacing. Sans-I/O: time is an argument.
  *
  * A packet number is used once. Loss, refusal by the NIC and a new write are one operation: the pages go
  * to the `lost` callback, which makes them pending again.
  *
  * Source: RFC 9002 (loss detection, RTT, PTO), with a granularity of 100 us instead of 1 ms, a PTO between
  * 1 ms and 1 s, and thresholds (packets and time) that grow when a loss proves spurious, as RFC 8985's
- * reordering window does. The window: transport/window.h.
+ * reordering window does. Window and pacing rate: transport/cc.h; the receiver's credit bounds the window.
  *
- * How to send, per packet: rl_sender_begin(); rl_sender_carry() for each run of pages; then
- * rl_sender_commit(). After the burst: rl_sender_refused(n) for the tail that the NIC did not take.
+ * How to send: rl_sender_admit() says how many packets may go now. Per packet: rl_sender_begin();
+ * rl_sender_carry() for each run of pages; then rl_sender_commit(). After the burst: rl_sender_refused(n) for
+ * the tail that the NIC did not take. With less to send than admitted: rl_sender_app_limited().
  *
  * Threads: the lane's owner; counters in `st` are read by [any] with rl_count_read().
  * Units:   *_ns, *_bytes, packets.
@@ -24,7 +25,8 @@
 #include <stdint.h>
 
 #include "base/bitmap.h"
-#include "transport/window.h"
+#include "transport/cc.h"
+#include "transport/rate.h"
 
 #define RL_SENDER_MAX_RUNS 512u /* runs of pages that one packet may carry */
 
@@ -55,15 +57,17 @@ struct rl_sender_stats {
 	uint64_t srtt_ns;     /* smoothed RTT now */
 	uint64_t window;      /* packets now */
 	uint64_t acked_bytes; /* of acknowledged packets */
+	uint64_t pacing_rate; /* bytes/s now; 0: unlimited */
 };
 
-struct rl_sent; /* one packet in flight; sender.c */
+struct rl_sent; /* one packet in flight; sent.h */
 
 struct rl_sender {
 	/* set at init, then constant */
 	uint32_t map_packets; /* capacity of the sent-map, a power of two */
 	uint32_t map_runs;    /* capacity of the run ring, a power of two */
 	struct rl_sent *map;  /* by pn % map_packets */
+	uint8_t *state;       /* enum sent_state, the same */
 	struct rl_run *runs;  /* ring; FIFO in packet-number order */
 	void (*lost)(void *ctx, const struct rl_run *run);
 	void *lost_ctx;
@@ -80,9 +84,21 @@ struct rl_sender {
 	uint64_t last_tx_ns;   /* of the last ack-eliciting packet */
 	uint32_t pto_count;
 	uint32_t packet_threshold;
+	uint64_t
+		reorder_ns; /* how much later than a round trip what had been taken for lost arrived */
 	uint32_t in_flight;
+	uint32_t credit;
+	uint64_t in_flight_bytes;
+	uint64_t departure_ns; /* earliest, of the next packet */
+	uint64_t
+		window_full; /* until so many bytes were delivered, within the last round trip it was */
 	uint32_t building_runs; /* runs carried by the packet being built */
-	struct rl_window window;
+	/* a loss episode: all that is lost of what was sent before the first of it was found */
+	uint64_t episode_begin, episode_end; /* packet numbers */
+	uint64_t episode_lost;               /* bytes; a spurious loss is taken back */
+	uint32_t calm_episodes;              /* in a row without a spurious loss */
+	struct rl_rate rate;
+	struct rl_cc cc;
 	struct rl_sender_stats st;
 };
 
@@ -90,6 +106,9 @@ struct rl_sender_opts {
 	uint32_t map_packets; /* 0: 65536 */
 	uint32_t map_runs;    /* 0: 262144 */
 	uint32_t credit; /* packets in flight before the first ACK tells the receiver's credit */
+	uint32_t packet_bytes;      /* of a full packet; 0: 1400 */
+	const struct rl_cc_ops *cc; /* NULL: the default */
+	uint64_t seed;              /* of the congestion control's random waits */
 	void (*lost)(void *ctx, const struct rl_run *run);
 	void *lost_ctx;
 };
@@ -97,8 +116,25 @@ struct rl_sender_opts {
 int rl_sender_init(struct rl_sender *s, const struct rl_sender_opts *opts);
 void rl_sender_fini(struct rl_sender *s);
 
-/** Packets that may be committed now: window, receiver credit, room in the sent-map (worst case). */
+/** Full packets that have a place: window, receiver credit, room in the sent-map (worst case). */
 uint32_t rl_sender_room(const struct rl_sender *s);
+
+/** How many of @want packets may be committed now: rl_sender_room() and pacing. */
+uint32_t rl_sender_admit(struct rl_sender *s, uint32_t want, uint64_t now_ns);
+
+/** When pacing lets the next packet go; 0: now. */
+uint64_t rl_sender_pacing_ns(const struct rl_sender *s, uint64_t now_ns);
+
+/** There is nothing to send, or something other than window and pacing holds it back: what is in flight says
+ * nothing about how fast the path is. Without effect while window or pacing are closed. */
+void rl_sender_app_limited(struct rl_sender *s, uint64_t now_ns);
+
+/** From now on there is no time for probes that slow down (true), or there is again. */
+static inline void
+rl_sender_hurry(struct rl_sender *s, bool hurry)
+{
+	s->cc.hurry = hurry;
+}
 
 /** The packet number that the next commit uses. */
 static inline uint64_t

@@ -247,12 +247,34 @@ def bench_link(quick):
     return results
 
 
+# ---- wan-sim: the share of a long, lossy link that a migration gets, on a virtual clock ----
+
+def wan_sim(*args):
+    tool = os.path.join(os.environ.get("RAMLIFT_BUILD", os.path.join(labs.ROOT, "build")), "tests/bench/wan_sim")
+    return [json.loads(line) for line in labs.sh(tool, *args).splitlines()]
+
+
+def bench_wan_sim(quick):
+    """Goals are for the default, BBR; CUBIC runs beside it for comparison."""
+    results = []
+    for cc in ("bbr", "cubic"):
+        for r in wan_sim("--cc", cc, *(["--seconds", "12", "--seed", "1"] if quick else ["--seed", "1"])):
+            name, unit = f"{cc}.{r['cell']}.{r['figure']}", "ms" if r["figure"].endswith("-ms") else "ratio"
+            if cc == "bbr" and r["goal"] > 0:
+                results.append(at_least(name, r["value"], unit, round(r["goal"], 4)))
+            else:
+                results.append(figure(name, r["value"], unit))
+        say(f"bench: wan-sim: {cc}: seed {r['seed']}")
+    return results
+
+
 BENCHES = {
     "link": (bench_link, "root, /dev/kvm, QEMU for the comparison", "4 min (--quick 1.5 min)"),
     "goodput": (lambda q: bench_goodput("veth", q) + bench_goodput("memif", q), "root", "1 min"),
     "idle": (bench_idle, "root", "25 s"),
     "guest": (bench_guest, "root, /dev/kvm, QEMU for the comparison", "1 min"),
     "crypto": (bench_crypto, "nothing", "5 s"),
+    "wan-sim": (bench_wan_sim, "nothing", "1.5 min (--quick 1 min)"),
     "harvest": (bench_harvest, "root, /dev/kvm", "1.5 min"),
 }
 
@@ -278,7 +300,7 @@ def main():
     else:
         for r in results:
             mark = "" if r["holds"] is None else ("  holds" if r["holds"] else "  MISSED")
-            print(f"{r['name']:28} {r['value']:>16,.4g} {r['unit']:18} {r['goal'] or '':10}{mark}")
+            print(f"{r['name']:36} {r['value']:>16,.4g} {r['unit']:18} {r['goal'] or '':10}{mark}")
     return 0
 
 

@@ -580,7 +580,8 @@ flow_init(struct world *w, struct rl_err *err)
 					 .credit = o->credit,
 					 .ram = &w->guest.ram,
 					 .max_bandwidth = o->max_bandwidth,
-					 .threshold_pages = o->threshold_pages},
+					 .threshold_pages = o->threshold_pages,
+					 .cc = o->cc},
 		&w->source, err);
 	if (rc != 0)
 		return rc;

@@ -27,6 +27,7 @@ struct world_opts {
 	struct rl_sim_link data, acks; /* the two directions */
 	uint64_t max_bandwidth, threshold_pages;
 	uint32_t credit;
+	const char *cc; /* NULL: the default */
 	struct guest_opts guest;
 	uint64_t patience_ns;    /* pause although it does not converge */
 	uint64_t blackout_ns;    /* nothing gets through, for this long, from 10 ms on */

@@ -471,7 +471,12 @@ static void
 link_run(struct link *l, const struct link_opts *o, uint64_t seed)
 {
 	const struct rl_sender_opts opts = {
-		.map_packets = 8192, .credit = 4096, .lost = link_lost, .lost_ctx = l};
+		.map_packets = 8192,
+		.credit = 4096,
+		.cc = &rl_cc_fixed,
+		.lost = link_lost,
+		.lost_ctx = l,
+	};
 
 	memset(l, 0, sizeof(*l));
 	l->o = o;
@@ -487,6 +492,8 @@ link_run(struct link *l, const struct link_opts *o, uint64_t seed)
 
 		link_source_turn(l);
 		link_sink_turn(l);
+		if (l->n_pending == 0 && rl_sender_in_flight(&l->tx) == 0)
+			break; /* the last one lost was a probe */
 		next_ns = rl_min64(rl_sender_timer_ns(&l->tx), rl_receiver_timer_ns(&l->rx));
 		if (l->n_events > 0)
 			next_ns = rl_min64(next_ns, l->heap[0].at_ns);

@@ -47,6 +47,8 @@ fix_init(struct fix *f, uint32_t map_packets, uint32_t map_runs, uint32_t credit
 		.map_packets = map_packets,
 		.map_runs = map_runs,
 		.credit = credit,
+		.packet_bytes = PACKET,
+		.cc = &rl_cc_fixed,
 		.lost = fix_lost,
 		.lost_ctx = f,
 	};
@@ -178,7 +180,8 @@ test_room(void **state)
 	send(&f, 100);
 	assert_int_equal(rl_sender_room(&f.s), 0);
 	assert_int_equal(ack(&f, 0, 40), 40);
-	assert_int_equal(rl_sender_room(&f.s), RL_WINDOW_INITIAL - 60); /* its credit is 10000 */
+	assert_int_equal(rl_sender_room(&f.s),
+			 RL_FIXED_INITIAL_PACKETS - 60); /* its credit is 10000 */
 	rl_sender_fini(&f.s);
 
 	fix_init(&f, 64, 0, 1000); /* map; a peer's credit does not change that */
@@ -212,7 +215,7 @@ test_refused(void **state)
 {
 	struct fix *f = *state;
 	struct rl_sender *s = &f->s;
-	uint32_t window = rl_window_packets(&s->window);
+	uint32_t window = rl_sender_room(s);
 
 	send(f, 10);
 	rl_sender_refused(s, 4);
@@ -239,7 +242,7 @@ test_refused(void **state)
 	assert_int_equal(rl_sender_in_flight(s), 0);
 	assert_int_equal(rl_sender_floor(s), rl_sender_next_pn(s));
 	assert_true(rl_sender_timer_ns(s) == UINT64_MAX);
-	assert_int_equal(s->window.reduced, 0);
+	assert_false(s->cc.fixed.reduced);
 }
 
 static void
@@ -432,7 +435,7 @@ test_one_probe_recovers_a_lost_window(void **state)
 		assert_int_equal(f->lost[i].first, i * 10);
 	assert_int_equal(rl_sender_in_flight(s), 0);
 	assert_true(rl_sender_room(s) > 0);
-	assert_int_equal(s->window.reduced, 1); /* a whole window is congestion */
+	assert_true(s->cc.fixed.reduced); /* a whole window is congestion */
 }
 
 static void
@@ -498,7 +501,7 @@ test_spurious_loss_raises_threshold(void **state)
 	ack(f, 13, 15);
 	assert_int_equal(s->st.lost, 4);
 
-	for (int i = 0; i < 20; i++) { /* up to a bound */
+	for (int i = 0; i < 20; i++) { /* beyond a bound time alone tells */
 		uint64_t pn = rl_sender_next_pn(s);
 
 		f->n_lost = 0;
@@ -506,30 +509,81 @@ test_spurious_loss_raises_threshold(void **state)
 		ack(f, pn + 1499, pn + 1500);
 		ack(f, pn + 400, pn + 1500);
 	}
-	assert_int_equal(s->packet_threshold, 1024);
+	assert_int_equal(s->packet_threshold, s->map_packets);
 }
 
+/* RFC 8985 6.2: wait as long as it took, and a quarter more; never less again until it is forgotten. */
 static void
 test_spurious_loss_lengthens_delay(void **state)
 {
-	static const uint32_t eighths[] = {2, 4, 8, 8};
+	static const uint64_t late_us[] = {40, 400, 200}, wait_us[] = {100, 500, 500};
 	struct fix *f = *state;
 	struct rl_sender *s = &f->s;
 
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 3; i++) {
 		uint64_t pn = rl_sender_next_pn(s), sent_ns;
 
+		s->packet_threshold = 3;
 		send(f, 100);
 		f->now_ns += 800 * US;
 		ack(f, pn + 99, pn + 100);
+		f->now_ns += late_us[i] * US;
 		ack(f, pn, pn + 100);
 		send(f, 2);
 		sent_ns = f->now_ns;
 		f->now_ns += 800 * US;
 		ack(f, pn + 101, pn + 102);
-		assert_true(rl_sender_timer_ns(s) == sent_ns + 800 * US + eighths[i] * 100 * US);
+		assert_true(rl_sender_timer_ns(s) == sent_ns + 800 * US + wait_us[i] * US);
 		ack(f, pn + 100, pn + 102);
 	}
+}
+
+static void
+test_reordering_is_forgotten(void **state)
+{
+	struct fix *f = *state;
+	struct rl_sender *s = &f->s;
+
+	send(f, 100);
+	f->now_ns += 800 * US;
+	ack(f, 99, 100);
+	f->now_ns += 400 * US;
+	ack(f, 0, 100);
+	assert_int_equal(s->packet_threshold, 6);
+	for (int i = 0; i < 17; i++) { /* episodes of real loss */
+		uint64_t pn = rl_sender_next_pn(s);
+
+		assert_int_equal(s->packet_threshold, 6);
+		assert_true(s->reorder_ns == 500 * US);
+		send(f, 10);
+		f->now_ns += 800 * US;
+		ack(f, pn + 1, pn + 10);
+	}
+	assert_int_equal(s->packet_threshold, 3);
+	assert_true(s->reorder_ns == 0);
+}
+
+static void
+test_spurious_loss_undoes_the_reduction(void **state)
+{
+	struct fix *f = *state;
+	struct rl_sender *s = &f->s;
+	uint64_t cwnd = s->cc.cwnd;
+
+	rl_sender_fini(s);
+	fix_init(f, 0, 0, 10000);
+	send(f, 200);
+	f->now_ns += 100 * US;
+	ack(f, 100, 200); /* half of it, so it seems */
+	assert_true(s->cc.fixed.reduced);
+	assert_true(s->cc.cwnd < cwnd);
+	ack(f, 50, 200);
+	assert_true(s->cc.cwnd < cwnd); /* the rest may be lost for good */
+	ack(f, 0, 200);
+	assert_true(s->cc.cwnd == cwnd);
+	assert_int_equal(s->st.spurious, 100);
+	assert_int_equal(s->rate.lost, 0);
+	assert_int_equal(s->rate.delivered, 200 * PACKET);
 }
 
 static void
@@ -573,7 +627,8 @@ test_bad_acks(void **state)
 	assert_int_equal(rl_sender_on_ack(&f->s, &a, f->now_ns), 0);
 	assert_int_equal(f->s.st.bad_acks, 6);
 	assert_int_equal(rl_sender_in_flight(&f->s), 10);
-	assert_int_equal(f->s.st.window, RL_WINDOW_INITIAL); /* not even the credit counted */
+	assert_int_equal(f->s.st.window,
+			 RL_FIXED_INITIAL_PACKETS); /* not even the credit counted */
 	a.largest = 7;
 	assert_int_equal(rl_sender_on_ack(&f->s, &a, f->now_ns), 4);
 	assert_int_equal(f->s.st.window, 1);
@@ -706,6 +761,8 @@ main(void)
 		cmocka_unit_test(test_old_ack_after_a_lap),
 		TEST(test_spurious_loss_raises_threshold),
 		TEST(test_spurious_loss_lengthens_delay),
+		TEST(test_reordering_is_forgotten),
+		TEST(test_spurious_loss_undoes_the_reduction),
 		TEST(test_receivers_floor),
 		TEST(test_bad_acks),
 		cmocka_unit_test(test_map_goes_round),
