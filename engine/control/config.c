@@ -62,6 +62,8 @@ static const struct key keys[] = {
 	VALUE("migration", "max-bandwidth", KEY_RATE, max_bandwidth, "0",
 	      "bytes/s with K, M, G suffixes; 0: no limit"),
 	VALUE("migration", "downtime-limit", KEY_NUMBER, downtime_limit_ms, "300", "milliseconds"),
+	TEXT("migration", "congestion-control", congestion_control, "fixed",
+	     "fixed (a link of known rate), bbr or cubic (shared and long links)"),
 };
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
 
@@ -268,6 +270,11 @@ rl_config_check(const struct rl_config *cfg, struct rl_err *err)
 		return rl_err_set(err, -EINVAL, "udp-port: 1 to %" PRIu64, 65536 - cfg->workers);
 	if (cfg->mtu > 65535)
 		return rl_err_set(err, -EINVAL, "mtu: 0 (the interface's) to 65535 bytes");
+	if (strcmp(cfg->congestion_control, "fixed") != 0 &&
+	    strcmp(cfg->congestion_control, "bbr") != 0 &&
+	    strcmp(cfg->congestion_control, "cubic") != 0)
+		return rl_err_set(err, -EINVAL, "congestion-control '%s': fixed, bbr or cubic",
+				  cfg->congestion_control);
 	if (cfg->downtime_limit_ms == 0 || cfg->downtime_limit_ms > 2000000)
 		return rl_err_set(err, -EINVAL, "downtime-limit: 1 to 2000000 ms");
 	return 0;

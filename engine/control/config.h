@@ -43,6 +43,7 @@ struct rl_config {
 	/* [migration] */
 	uint64_t max_bandwidth; /* bytes/s, 0: unlimited */
 	uint64_t downtime_limit_ms;
+	char congestion_control[16];
 };
 
 void rl_config_defaults(struct rl_config *cfg);

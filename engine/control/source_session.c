@@ -162,7 +162,9 @@ static int
 setup(struct source *x, struct rl_err *err)
 {
 	struct rl_session *s = x->s;
-	struct rl_source_opts opts = {.nic = x->d->nic, .max_bandwidth = x->param.max_bandwidth};
+	struct rl_source_opts opts = {.nic = x->d->nic,
+				      .max_bandwidth = x->param.max_bandwidth,
+				      .cc = x->d->cfg.congestion_control};
 	struct rl_nic_peer port;
 	int rc;
 
