@@ -225,8 +225,9 @@ next_fd(int fd)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct rl_vmm_machine m = {.ops = &ops};
 	bool target = size > 0 && (data[0] & 1) != 0;
+	uint64_t guest_runs = !target;
+	struct rl_vmm_machine m = {.ops = &ops, .guest_runs = &guest_runs};
 	struct vmm v = {.paused = target};
 	size_t at = 1;
 	int fd, probe;

@@ -176,7 +176,7 @@ class FakeTarget:
 
 def odd_targets(lab):
     """A target of another version says so; others talk nonsense."""
-    daemons(lab)
+    daemons(lab, tls="insecure-lab")
     g = Guest(lab)
     port = {"address": labs.ADDRESS["b"], "udp-port": 7410, "mac": "02:00:00:00:00:01", "max-payload": 1400,
             "credit": 100}

@@ -313,7 +313,7 @@ usage_has_all_keys(void **state)
 		assert_non_null(strstr(usage, option));
 		keys++;
 	}
-	assert_int_equal(keys, 21);
+	assert_int_equal(keys, 22);
 	free(usage);
 	free(dump);
 }
